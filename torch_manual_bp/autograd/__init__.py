@@ -1,0 +1,1 @@
+"""How torch calls the equations: the door that picks a path, and the Functions behind it."""

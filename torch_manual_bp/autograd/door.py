@@ -1,0 +1,100 @@
+"""The door: checks the arguments, then picks the path that fits what torch is doing around the call.
+
+| torch is | path |
+|---|---|
+| recording (export, trace), nesting forward mode, compiling a transform, given Tensor subclasses | plain composition |
+| compiling | `TracedForward` |
+| transforming (torch.func), or in forward mode | `TransformedForward` |
+| running eagerly, a gradient can be asked for | `MLPForward`, `ObjectiveForward` |
+| running eagerly, none can | the fused kernels |
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..equations import Activation, Loss
+from . import check, fused, pure, state
+from .functions import MLPForward, TracedForward, TransformedForward
+from .keep import Needs, what_to_keep
+from .objective import ObjectiveForward, objective_value
+
+Path = Literal["plain", "traced", "transformed", "eager"]
+_ALL_NEEDED = Needs(True, True, True, True, True)
+
+
+def mlp(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, phi: Activation, save: str, op: str
+) -> Tensor:
+    """O = φ(X W1ᵀ + 1 b1ᵀ) W2ᵀ + 1 b2ᵀ for x (..., d); errors speak in the name of ``op``."""
+    x, w1, b1, w2, b2 = _autocast(x, w1, b1, w2, b2)
+    check.save_policy(op, save)
+    check.tensors(op, x, w1, b1, w2, b2)
+    path = _path(x, w1, b1, w2, b2)
+    with state.without_autocast(x.device.type):
+        if path == "plain":
+            return pure.composition(x, w1, b1, w2, b2, phi)
+        flat = pure.matrix(x)
+        if path == "eager":
+            o = _eager(flat, w1, b1, w2, b2, phi, save)
+        else:
+            function = TracedForward if path == "traced" else TransformedForward
+            o = function.apply(flat, w1, b1, w2, b2, phi.name, what_to_keep(phi, save, _ALL_NEEDED))[0]
+        return o if x.dim() == 2 else o.view(*x.shape[:-1], w2.shape[0])
+
+
+def _eager(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, phi: Activation, save: str
+) -> Tensor:
+    if _gradient_possible(x, w1, b1, w2, b2):
+        return MLPForward.apply(x, w1, b1, w2, b2, phi.name, save)[0]
+    return fused.forward(x, w1, b1, w2, b2, phi, "nothing")[0]
+
+
+def objective(
+    x: Tensor, y: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, phi: Activation, save: str,
+    loss: Loss, class_weight: Tensor | None, row_weight: Tensor | None, weight_decay: float, validate: bool, op: str,
+) -> Tensor:  # fmt: skip
+    """J = L + λ/2 (‖W1‖² + ‖W2‖²) for x (..., d) and y (...) or (..., q)."""
+    x, w1, b1, w2, b2 = _autocast(x, w1, b1, w2, b2)
+    check.save_policy(op, save)
+    check.tensors(op, x, w1, b1, w2, b2)
+    check.loss_arguments(op, loss, y, class_weight, row_weight, x.shape[:-1], w2.shape[0], x, validate)
+    path = _path(x, w1, b1, w2, b2)
+    if path == "eager" and not y.requires_grad:
+        y, class_weight, row_weight = pure.loss_rows(loss, y, class_weight, row_weight, x.dtype)
+        arguments = (pure.matrix(x), y, w1, b1, w2, b2, class_weight, row_weight, phi, save, loss, weight_decay)
+        with state.without_autocast(x.device.type):
+            if _gradient_possible(x, w1, b1, w2, b2):
+                return ObjectiveForward.apply(*arguments)[0]
+            return objective_value(*arguments)
+    o = mlp(x, w1, b1, w2, b2, phi, save, op)
+    return pure.objective(o, y, w1, w2, loss, class_weight, row_weight, weight_decay)
+
+
+def _gradient_possible(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _path(*tensors: Tensor | None) -> Path:
+    if torch.compiler.is_compiling():
+        plain = state.recording() or state.transforming() or state.forward_levels() > 0
+        return "plain" if plain else "traced"
+    if state.recording() or state.forward_levels() > 1:
+        return "plain"
+    if any(t is not None and (type(t) not in check.OWN_TYPES or t.layout is not torch.strided) for t in tensors):
+        return "plain"
+    return "transformed" if state.transforming() or state.forward_levels() else "eager"
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
+    """The tensors in autocast's dtype, where autocast is on, by the rule that it has for linear layers."""
+    x = tensors[0]
+    if isinstance(x, Tensor) and state.autocasting(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        tensors = tuple(
+            t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
+            for t in tensors
+        )
+    return tensors  # type: ignore[return-value]

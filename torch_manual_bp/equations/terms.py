@@ -1,0 +1,333 @@
+"""An equation as data: a symbol, its shape, and a right-hand side that is a sum of terms.
+
+A term is ``coefficient × factors``; a factor is a symbol, plain or transposed, or a function of one. All that the
+package says or computes about an equation (text, LaTeX, its reference value, its inputs, its FLOPs) is derived here
+from the terms, so that no two of them can drift apart.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property, reduce
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Sizes = Mapping[str, int]
+Shape = tuple[str, ...]
+
+
+class Polynomial(dict[tuple[str, ...], int]):
+    """A polynomial in the sizes B, d, h, q: products of sizes, with how often each occurs. Prints as ``2Bdh + Bh``."""
+
+    def __add__(self, other: "Polynomial") -> "Polynomial":
+        total = Polynomial(self)
+        for sizes, count in other.items():
+            total[sizes] = total.get(sizes, 0) + count
+        return total
+
+    def __call__(self, **sizes: int) -> int:
+        """The value, for instance ``flops(B=128, d=784, h=256, q=10)``."""
+        return sum(count * prod(sizes[size] for size in product) for product, count in self.items())
+
+    def __str__(self) -> str:
+        ranked = sorted(self.items(), key=lambda item: (-len(item[0]), item[0]))
+        return (
+            " + ".join(f"{count if count > 1 or not sizes else ''}{''.join(sizes)}" for sizes, count in ranked) or "0"
+        )
+
+
+def monomial(shape: Shape, count: int = 1) -> Polynomial:
+    """``count`` times the number of elements of a tensor of this shape."""
+    return Polynomial({tuple(sorted(shape)): count} if count else {})
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named tensor: ``shape`` in sizes, and how it is written in text and in LaTeX."""
+
+    name: str
+    shape: Shape
+    latex: str
+    meaning: str = ""
+
+    @property
+    def T(self) -> "Factor":
+        """The transposed symbol, as a factor."""
+        return Factor(self, transposed=True)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function inside a term: of one tensor and the sizes (a one-hot encoding needs to know how many classes)."""
+
+    text: str
+    latex: str
+    apply: Callable[[Tensor, Sizes], Tensor] = field(compare=False)
+    shape: Shape | None = None  # the result's, where it is not the argument's
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A symbol, transposed or not, or a function of it."""
+
+    symbol: Symbol
+    transposed: bool = False
+    function: Function | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The factor's shape: that of the symbol, turned where it is transposed."""
+        shape = (self.function and self.function.shape) or self.symbol.shape
+        return shape[::-1] if self.transposed else shape
+
+    @property
+    def text(self) -> str:
+        """``doᵀ``, ``φ′(z)``."""
+        inner = f"{self.function.text}({self.symbol.name})" if self.function else self.symbol.name
+        return f"{inner}ᵀ" if self.transposed else inner
+
+    @property
+    def latex(self) -> str:
+        """The factor in LaTeX."""
+        inner = f"{self.function.latex}({self.symbol.latex})" if self.function else self.symbol.latex
+        return f"{{{inner}}}^\\top" if self.transposed else inner
+
+    def evaluate(self, values: Mapping[str, Any], sizes: Sizes) -> Tensor:
+        """The factor's value."""
+        value = values[self.symbol.name]
+        value = self.function.apply(value, sizes) if self.function else value
+        return value.T if self.transposed else value
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """``number × λ^penalty / (product of sizes)``."""
+
+    number: Fraction = Fraction(1)
+    penalty: bool = False
+    over: Shape = ()
+
+    def value(self, values: Mapping[str, Any], sizes: Sizes) -> float:
+        """The coefficient's value; λ is ``values["weight_decay"]``."""
+        size = prod(sizes[name] for name in self.over)
+        # over no rows a mean is 0/0, as in torch
+        number = float(self.number) / size if size else float("nan")
+        return number * values["weight_decay"] if self.penalty else number
+
+    @property
+    def is_one(self) -> bool:
+        """Whether nothing is multiplied."""
+        return self == Coefficient()
+
+    @property
+    def is_sign(self) -> bool:
+        """Whether the coefficient is 1 or −1."""
+        return abs(self.number) == 1 and not self.penalty and not self.over
+
+    def _parts(self) -> tuple[str, str]:
+        numerator = "" if self.number.numerator in (1, -1) else str(abs(self.number.numerator))
+        numerator += "λ" if self.penalty else ""
+        denominator = "" if self.number.denominator == 1 else str(self.number.denominator)
+        return numerator, denominator + "".join(self.over)
+
+    @property
+    def text(self) -> str:
+        """``λ/2``, ``2/(Bq)``; empty for 1. The sign is the term's."""
+        numerator, denominator = self._parts()
+        if not denominator:
+            return numerator
+        return f"{numerator or 1}/({denominator})" if len(denominator) > 1 else f"{numerator or 1}/{denominator}"
+
+    @property
+    def latex(self) -> str:
+        """The coefficient in LaTeX."""
+        numerator, denominator = (part.replace("λ", r"\lambda ") for part in self._parts())
+        return rf"\frac{{{numerator or 1}}}{{{denominator}}}" if denominator else numerator
+
+
+@dataclass(frozen=True)
+class Term:
+    """``coefficient × factors``.
+
+    ``join`` is how the factors are multiplied: as matrices, or elementwise (⊙). ``fold`` is what becomes of the
+    product: itself, the sum of its rows (Aᵀ1), of its elements or of their squares, or the vector in each row (1 bᵀ).
+    """
+
+    factors: tuple[Factor, ...]
+    coefficient: Coefficient = Coefficient()
+    join: Literal["matmul", "hadamard"] = "hadamard"
+    fold: Literal["", "sum rows", "sum", "norm²", "each row"] = ""
+
+    @cached_property
+    def product_shape(self) -> Shape:
+        """The shape before the fold."""
+        if self.join == "matmul":
+            return (self.factors[0].shape[0], self.factors[-1].shape[-1])
+        return self.factors[0].shape
+
+    def evaluate(self, values: Mapping[str, Any], sizes: Sizes) -> Tensor:
+        """The term's value."""
+        factors = [factor.evaluate(values, sizes) for factor in self.factors]
+        product = reduce(torch.matmul if self.join == "matmul" else torch.mul, factors)
+        if self.fold == "sum rows":
+            product = product.sum(0)
+        elif self.fold == "sum":
+            product = product.sum()
+        elif self.fold == "norm²":
+            product = product.square().sum()
+        elif self.fold == "each row":
+            product = product.expand(sizes["B"], -1)
+        return product if self.coefficient.is_one else self.coefficient.value(values, sizes) * product
+
+    @property
+    def negative(self) -> bool:
+        """Whether the term is subtracted."""
+        return self.coefficient.number < 0
+
+    @property
+    def text(self) -> str:
+        """The term without its sign, for instance ``λ/2 ‖w1‖²``."""
+        body = (" ⊙ " if self.join == "hadamard" else " ").join(factor.text for factor in self.factors)
+        body = {
+            "": body,
+            "sum rows": f"{self.factors[0].symbol.name}ᵀ1",
+            "sum": f"Σ {body}",
+            "norm²": f"‖{body}‖²",
+            "each row": f"1 {body}ᵀ",
+        }[self.fold]
+        return f"{self.coefficient.text} {body}".strip()
+
+    @property
+    def latex(self) -> str:
+        """The term in LaTeX, without its sign."""
+        body = (r" \odot " if self.join == "hadamard" else r"\,").join(factor.latex for factor in self.factors)
+        body = {
+            "": body,
+            "sum rows": rf"{{{body}}}^\top\mathbf{{1}}",
+            "sum": rf"\sum {body}",
+            "norm²": rf"\lVert {body} \rVert_F^2",
+            "each row": rf"\mathbf{{1}}\,{{{body}}}^\top",
+        }[self.fold]
+        return self.coefficient.latex + body
+
+    @property
+    def gemm_flops(self) -> Polynomial:
+        """2mnk for each matrix product."""
+        if self.join != "matmul":
+            return Polynomial()
+        (m, k), n = self.factors[0].shape, self.factors[-1].shape[-1]
+        return monomial((m, k, n), 2)
+
+    @property
+    def elementwise_flops(self) -> Polynomial:
+        """One for each element and function, ⊙, sum, square or scaling."""
+        functions = sum(factor.function is not None for factor in self.factors)
+        products = len(self.factors) - 1 if self.join == "hadamard" else 0
+        folds = {"": 0, "each row": 0, "sum rows": 1, "sum": 1, "norm²": 2}[self.fold]
+        scaled = 0 if self.coefficient.is_sign or self.fold in ("sum", "norm²") else 1
+        return monomial(self.product_shape, functions + products + folds + scaled)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """``symbol = Σ terms``, with its label in the D2L chapter.
+
+    Call it with its inputs by name: ``equation(do=do, h=h, w2=w2, weight_decay=0.1)``.
+    """
+
+    lhs: Symbol
+    terms: tuple[Term, ...]
+    label: str
+    direction: Literal["forward", "backward"]
+
+    @property
+    def symbol(self) -> str:
+        """The name of what the equation gives, for instance ``dw2``."""
+        return self.lhs.name
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape in sizes, for instance ``("q", "h")``."""
+        return self.lhs.shape
+
+    @cached_property
+    def tensors(self) -> dict[str, Symbol]:
+        """The tensors on the right-hand side, by name, in the order in which they appear."""
+        return {factor.symbol.name: factor.symbol for term in self.terms for factor in term.factors}
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of all that the right-hand side needs: its tensors, and λ as ``weight_decay``."""
+        penalty = any(term.coefficient.penalty for term in self.terms)
+        return (*self.tensors, *(("weight_decay",) if penalty else ()))
+
+    def __call__(self, **values: Any) -> Tensor:
+        """The right-hand side for inputs by name.
+
+        Raises:
+            TypeError: an input is missing or unknown.
+            ValueError: two inputs disagree about a size.
+        """
+        if set(values) != set(self.inputs):
+            raise TypeError(f"{self.symbol}: expected the inputs {', '.join(self.inputs)}; got {', '.join(values)}")
+        return self.evaluate(values)
+
+    def evaluate(self, values: Mapping[str, Any], sizes: Sizes | None = None) -> Tensor:
+        """The right-hand side, its inputs taken from ``values`` by name (others are left alone)."""
+        sizes = sizes or sizes_of(self.tensors.values(), values, self.symbol)
+        return sum_in_order(term.evaluate(values, sizes) for term in self.terms)
+
+    @property
+    def gemm_flops(self) -> Polynomial:
+        """FLOPs of the matrix products."""
+        return reduce(Polynomial.__add__, (term.gemm_flops for term in self.terms))
+
+    @property
+    def elementwise_flops(self) -> Polynomial:
+        """FLOPs of all else: what each term costs, and the sum of the terms."""
+        adds = monomial(self.shape, len(self.terms) - 1)
+        return reduce(Polynomial.__add__, (term.elementwise_flops for term in self.terms), adds)
+
+    @property
+    def text(self) -> str:
+        """``dw2 = doᵀ h + λ w2``."""
+        return f"{self.symbol} = {self._signed('text')}"
+
+    @property
+    def latex(self) -> str:
+        """The equation in LaTeX, in the chapter's symbols, for a batch of rows."""
+        return f"{self.lhs.latex} = {self._signed('latex')}"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _signed(self, form: Literal["text", "latex"]) -> str:
+        head, *tail = self.terms
+        first = ("-" if head.negative else "") + getattr(head, form)
+        return first + "".join((" - " if term.negative else " + ") + getattr(term, form) for term in tail)
+
+
+def sum_in_order(terms: Any) -> Tensor:
+    """The terms' sum from left to right."""
+    return reduce(torch.add, terms)
+
+
+def sizes_of(symbols: Any, values: Mapping[str, Any], op: str) -> dict[str, int]:
+    """The sizes B, d, h, q that the values' shapes imply.
+
+    Raises:
+        ValueError: a value has the wrong rank, or disagrees with the others about a size.
+    """
+    sizes: dict[str, int] = {}
+    for symbol in symbols:
+        got = tuple(values[symbol.name].shape)
+        known = tuple(sizes.get(size, size) for size in symbol.shape)
+        matches = len(got) == len(known) and all(isinstance(k, str) or k == g for k, g in zip(known, got, strict=True))
+        if not matches:
+            expected = f"({', '.join(map(str, known))}{',' if len(known) == 1 else ''})"
+            raise ValueError(f"{op}: {symbol.name} must have shape {expected}, got {got}")
+        sizes.update(zip(symbol.shape, got, strict=True))
+    return sizes
