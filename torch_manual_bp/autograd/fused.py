@@ -18,9 +18,11 @@ def _product(x: Tensor, w: Tensor, b: Maybe) -> tuple[Tensor, Maybe]:
 
     None is left in a 16-bit dtype: rounded before the bias is added, a z near 0 ends on the wrong side of a kink.
     """
-    if b is not None and x.dtype.itemsize == 2:
+    if b is None:
+        return torch.mm(x, w.t()), None
+    if x.dtype.itemsize == 2:
         return torch.addmm(b, x, w.t()), None
-    return torch.mm(x, w.t()), b
+    return torch.mm(x, w.t()), b.contiguous()
 
 
 def hidden(x: Tensor, w1: Tensor, b1: Maybe, phi: Activation, keep: str) -> tuple[Tensor, Maybe]:

@@ -32,6 +32,7 @@ def loss_in_place(
     o: Tensor, b2: Maybe, y: Tensor, class_weight: Maybe, row_weight: Maybe, loss: Loss
 ) -> tuple[Tensor, Tensor]:
     """L and the scale of ∂L/∂o = scale · Ĝ, for logits o + b2; Ĝ overwrites o."""
+    b2 = None if b2 is None else b2.contiguous()
     if loss.name == "cross_entropy":
         return kernels.cross_entropy_(
             o, b2, y, class_weight, row_weight, loss.label_smoothing, loss.ignore_index, loss.reduction

@@ -139,8 +139,8 @@ def cross_entropy_mass(
     target = y.where(kept, 0)
     w = torch.ones(q, dtype=dtype, device=y.device) if class_weight is None else class_weight.to(dtype)
     smooth = loss.label_smoothing
-    t = (smooth / q) * w.expand(y.shape[0], q)
-    t = t.scatter_add(1, target[:, None], ((1 - smooth) * w[target])[:, None])
+    at_label = (1 - smooth + smooth / q) * w[target]
+    t = ((smooth / q) * w).expand(y.shape[0], q).scatter(1, target[:, None], at_label[:, None])
     r = kept.to(dtype) if row_weight is None else kept * row_weight.to(dtype)
     t = t * r[:, None]
     return t, t.sum(1, keepdim=True)

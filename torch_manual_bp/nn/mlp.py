@@ -48,7 +48,7 @@ class MLP(nn.Module):
     ) -> None:
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool):
+            if isinstance(size, bool) or not hasattr(size, "__index__"):
                 raise TypeError(f"MLP: {name} must be an int, got {size!r}")
             if size < 0:
                 raise ValueError(f"MLP: {name} must not be negative, got {size}")

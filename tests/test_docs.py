@@ -1,0 +1,42 @@
+"""The examples in the documentation run, and what it quotes is what is printed."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import torch_manual_bp
+from torch_manual_bp.equations import ACTIVATIONS, LOSSES, table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda b: b.splitlines()[3][:30]
+)
+def test_python_blocks_of_the_readme_run(block):
+    exec(compile(block, "README.md", "exec"), {})  # asserts in the block are the assertions of this test
+
+
+def test_quoted_table_is_what_is_printed():
+    assert str(table("tanh", "cross_entropy")) in README
+
+
+def test_supported_activations_and_losses_are_all_listed():
+    row = {line.split("|")[1].strip(): line.split("|")[2] for line in README.splitlines() if line.count("|") == 3}
+    assert [name.strip() for name in row["activations"].split(",")] == list(ACTIVATIONS)
+    assert all(loss in row["losses"] for loss in LOSSES)
+
+
+def test_docstring_example_runs():
+    assert doctest.testmod(torch_manual_bp).failed == 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_that_the_documents_name_exist(name):
+    text = (ROOT / name).read_text()
+    paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))
+    paths |= {f"torch_manual_bp/{path}" for path in re.findall(r"(?:equations|kernels|autograd)/\w+\.py", text)}
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []

@@ -1,0 +1,29 @@
+"""Train on a data set: what `python -m torch_manual_bp train` does, as functions.
+
+Data, settings, training and saved models need nothing but torch and NumPy; the digits, the progress bar and the picture
+need the extra ``train``, and `torch_manual_bp.fit.job` brings them all together.
+"""
+
+from .csv_file import load_csv, read_features
+from .dataset import TASKS, Dataset
+from .learner import Diverged
+from .model_file import Model, load_model
+from .settings import OPTIMIZERS, Settings
+from .sources import load, load_digits, load_npz
+from .train import Training
+
+__all__ = [
+    "OPTIMIZERS",
+    "TASKS",
+    "Dataset",
+    "Diverged",
+    "Model",
+    "Settings",
+    "Training",
+    "load",
+    "load_csv",
+    "load_digits",
+    "load_model",
+    "load_npz",
+    "read_features",
+]

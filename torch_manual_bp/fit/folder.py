@@ -1,0 +1,65 @@
+"""The folder of a run: its files appear together, whole, or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+
+class RunFolder:
+    """A folder into which a run writes its files at the end, over those of an earlier run.
+
+    They are first written in full into a hidden folder inside it, then moved to their places, one rename each. The
+    seal goes first and comes last: where it is, all files are of the run that it tells of. Other files in the folder
+    are left alone.
+
+    Use it as a context: entering makes the folder and finds out at once whether it can be written to.
+
+    Args:
+        path: the folder; it and its parents are made where they are missing.
+        seal: the name of the file that comes last.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, path: str | Path, seal: str) -> None:
+        self.path, self.seal = Path(path), seal
+
+    def __enter__(self) -> "RunFolder":
+        self._new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.path))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if self._new and error is not None:
+            with suppress(OSError):  # something was written all the same: leave it
+                self.path.rmdir()
+
+    def write(self, files: Mapping[str, bytes]) -> list[Path]:
+        """Put the files, by name, into the folder; the seal must be among them.
+
+        Returns:
+            Their paths, the seal's last.
+
+        Raises:
+            ValueError: the seal is missing.
+            OSError: a file cannot be written; those that were there before stay then, unless renaming failed half way.
+        """
+        if self.seal not in files:
+            raise ValueError(f"RunFolder.write: files must have the seal {self.seal!r}, got {', '.join(files)}")
+        names = sorted(files, key=lambda name: name == self.seal)
+        for name in names:
+            with (self._staging / name).open("wb") as file:
+                file.write(files[name])
+                file.flush()
+                os.fsync(file.fileno())
+        (self.path / self.seal).unlink(missing_ok=True)
+        for name in names:
+            (self._staging / name).replace(self.path / name)
+        return [self.path / name for name in names]

@@ -1,0 +1,115 @@
+"""The main job: train on a data set, beside the same net by autograd, and write down what came of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from .. import equations
+from . import progress, report
+from .dataset import Dataset
+from .folder import RunFolder
+from .interrupt import Interrupt
+from .model_file import Model
+from .picture import curves_png
+from .settings import Settings
+from .train import Training
+
+SEAL = "report.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `run` leaves behind.
+
+    Attributes:
+        report: what was written to report.json.
+        files: what was written, report.json last.
+        interrupted: whether Ctrl-C ended the run early; the files tell of the steps until then.
+    """
+
+    report: dict[str, Any]
+    files: list[Path]
+    interrupted: bool
+
+
+def run(
+    dataset: Dataset,
+    settings: Settings,
+    out: str | Path | None = None,
+    compare: bool = True,
+    console: Console | None = None,
+) -> Outcome:
+    """Train, show the progress and the findings, and write them.
+
+    Files: ``curves.png`` and ``curves.csv`` (the losses), ``equations.txt`` (of this very net), ``model.pt`` (see
+    `load_model`), ``report.json``. They replace those of an earlier run together. Ctrl-C ends the training after the
+    step at hand, and what was learned until then is written; a second one ends everything.
+
+    Args:
+        dataset: what to learn.
+        settings: how.
+        out: the folder, or None for ``runs/<name of the data set>``.
+        compare: whether to train the same net by autograd beside it, and compare.
+        console: where to print; None prints to standard output.
+
+    Raises:
+        Diverged: J became NaN or infinite; nothing is written then.
+        OSError: the folder cannot be written to; found out before training.
+        ValueError: see `Training`.
+    """
+    console = console or Console()
+    training = Training(dataset, settings, compare)
+    with RunFolder(out or Path("runs") / dataset.name, SEAL) as folder, Interrupt() as interrupt:
+        _introduce(training, console)
+        start = perf_counter()
+        for _ in progress.shown(training, console):
+            if interrupt.asked:
+                break
+        seconds = perf_counter() - start
+        steps = len(training.learners[0].curve.losses)
+        interrupted = steps < training.total_steps
+        content = report.report(training, seconds, interrupted)
+        files = folder.write(_files(training, content))
+        _conclude(training, seconds, console)
+        if interrupted:
+            words = f"Interrupted after step {steps} of {training.total_steps}; the files tell of these."
+            console.print(f"[yellow]{words}[/]", highlight=False, soft_wrap=True)
+        console.print("written: " + " ".join(str(path) for path in files), soft_wrap=True, highlight=False)
+    return Outcome(content, files, interrupted)
+
+
+def _files(training: Training, content: dict[str, Any]) -> dict[str, bytes]:
+    settings, dataset = training.settings, training.dataset
+    table = equations.table(settings.activation, dataset.loss, settings.hidden_bias, settings.output_bias)
+    return {
+        "curves.png": curves_png(training),
+        "curves.csv": report.curves_csv(training),
+        "equations.txt": f"{table}\n".encode(),
+        "model.pt": Model.trained(training.mlp, dataset, training.data).to_bytes(),
+        SEAL: report.to_json(content),
+    }
+
+
+def _introduce(training: Training, console: Console) -> None:
+    dataset, settings, data = training.dataset, training.settings, training.data
+    d, q = dataset.x.shape[1], len(dataset.outputs)
+    facts = report.environment()
+    lines = (
+        f"{dataset.name}: {dataset.task}, {len(data.x)} rows to train on, {len(data.x_held_out)} held out",
+        f"net: {d}–{settings.hidden}–{q}, φ = {settings.activation}, l = {dataset.loss}, λ = {settings.weight_decay:g}",
+        f"kernels: {facts['kernels']}",
+        f"torch {facts['torch']} on {settings.device}, {facts['threads']} CPU threads",
+    )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _conclude(training: Training, seconds: float, console: Console) -> None:
+    console.print(f"{len(training.learners[0].curve.losses)} steps in {seconds:.1f} s", highlight=False)
+    console.print(report.results_table(training))
+    if len(training.learners) > 1:
+        console.print(report.gradients_table(training))
+        console.print(report.curves_sentence(training), highlight=False, soft_wrap=True)

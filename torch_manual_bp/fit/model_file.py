@@ -1,0 +1,126 @@
+"""A trained net in one file, with all that prediction needs: names, scaling, sizes. Nothing in it is code."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..nn import MLP
+from .dataset import Array, Dataset, task_named
+from .prepare import Prepared, Scale
+
+_FORMAT = 1
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A net and what its inputs and outputs mean.
+
+    Attributes:
+        mlp: the net, which takes scaled features.
+        task: a name of `TASKS`.
+        features: names of the d features.
+        outputs: names of the q classes or targets.
+        x_scale: scaling of the features, from the training rows.
+        y_scale: scaling of the targets; None unless the task is regression.
+    """
+
+    mlp: MLP
+    task: str
+    features: tuple[str, ...]
+    outputs: tuple[str, ...]
+    x_scale: Scale
+    y_scale: Scale | None
+
+    @classmethod
+    def trained(cls, mlp: MLP, dataset: Dataset, data: Prepared) -> "Model":
+        """The net that was trained on a data set."""
+        return cls(mlp, dataset.task, dataset.features, dataset.outputs, data.x_scale, data.y_scale)
+
+    @torch.no_grad()
+    def predict(self, x: Array) -> Array:
+        """What the net says of unscaled features x (N, d): probabilities (N, q), or targets in their own units.
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        if x.ndim != 2 or x.shape[1] != len(self.features):
+            raise ValueError(f"Model.predict: x must have shape (N, {len(self.features)}), got {x.shape}")
+        weight = self.mlp.fc1.weight
+        scaled = torch.as_tensor(self.x_scale.apply(x)).to(weight.device, weight.dtype)
+        o = torch.cat([self.mlp(rows) for rows in scaled.split(_ROWS_AT_ONCE)]).double().cpu()
+        if self.task == "classification":
+            return o.softmax(1).numpy()
+        if self.task == "multilabel":
+            return o.sigmoid().numpy()
+        assert self.y_scale is not None
+        return self.y_scale.undo(o.numpy())
+
+    def to_bytes(self) -> bytes:
+        """The file's content, as `torch.save` writes it: nothing but tensors, numbers and strings."""
+        mlp = self.mlp
+        content = {
+            "format": _FORMAT,
+            "task": self.task,
+            "features": list(self.features),
+            "outputs": list(self.outputs),
+            "config": {
+                "in_features": mlp.in_features,
+                "hidden_features": mlp.hidden_features,
+                "out_features": mlp.out_features,
+                "activation": mlp.activation,
+                "hidden_bias": mlp.fc1.bias is not None,
+                "output_bias": mlp.fc2.bias is not None,
+            },
+            "state_dict": {name: value.cpu() for name, value in mlp.state_dict().items()},
+            "x_scale": _tensors(self.x_scale),
+            "y_scale": None if self.y_scale is None else _tensors(self.y_scale),
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+
+def load_model(path: str | Path) -> Model:
+    """The model in a file that training wrote, on the CPU; loading runs no code from the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no model file, or of a format that this version does not know.
+    """
+    content = _content(Path(path))
+    if content.get("format") != _FORMAT:
+        raise ValueError(f"{path}: expected a model of format {_FORMAT}, got format {content.get('format')!r}")
+    try:
+        state = content["state_dict"]
+        mlp = MLP(**content["config"], dtype=state["fc1.weight"].dtype)
+        mlp.load_state_dict(state)
+        y_scale = None if content["y_scale"] is None else _scale(content["y_scale"])
+        features, outputs = tuple(content["features"]), tuple(content["outputs"])
+        task = task_named(content["task"], "load_model").name
+        return Model(mlp, task, features, outputs, _scale(content["x_scale"]), y_scale)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: expected a model of format {_FORMAT}, got a damaged one ({error!r})") from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # bytes that are no pickle can raise anything
+            raise ValueError(f"{path}: expected a model file written by training, got something else") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a model file written by training, got a {type(content).__name__}")
+    return content
+
+
+def _tensors(scale: Scale) -> dict[str, torch.Tensor]:
+    return {"mean": torch.as_tensor(scale.mean), "spread": torch.as_tensor(scale.spread)}
+
+
+def _scale(tensors: dict[str, torch.Tensor]) -> Scale:
+    return Scale(np.asarray(tensors["mean"]), np.asarray(tensors["spread"]))

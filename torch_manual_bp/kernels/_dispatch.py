@@ -1,0 +1,75 @@
+"""Which kernels a tensor gets: loads the compiled extension, if there is one, and says so if there is none."""
+
+import os
+import warnings
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import fallback
+
+_NAMESPACE = "torch_manual_bp"
+_OPS = (
+    "bias_act_",
+    "bias_act_keep_",
+    "bias_act_mask_",
+    "act",
+    "dact_",
+    "dact_bias_grad_",
+    "cross_entropy_",
+    "mse_",
+    "bce_with_logits_",
+    "find_bad_label",
+)
+_NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile
+
+
+def _load() -> tuple[SimpleNamespace | None, str]:
+    """The compiled ops, bound once; or None, and why."""
+    if os.environ.get("TMB_DISABLE_EXTENSION", "0") not in ("", "0"):
+        return None, "TMB_DISABLE_EXTENSION is set"
+    try:
+        import_module("torch_manual_bp._C")  # its static initialisers register the ops; it holds nothing for Python
+    except ModuleNotFoundError:
+        why = _NOTE.read_text().strip() if _NOTE.exists() else "this source tree has not been built"
+        return None, f"no compiled extension: {why}"
+    except ImportError as error:  # built for another libtorch, say
+        return None, f"the compiled extension does not load: {error}"
+    ops = getattr(torch.ops, _NAMESPACE)
+    try:
+        compiled = SimpleNamespace(**{name: getattr(ops, name).default for name in _OPS})
+    except AttributeError as error:
+        return None, f"the compiled extension is out of date, build it again: {error}"
+    from . import fake  # noqa: F401  (registers the fake kernels, for which the ops must be there)
+
+    return compiled, ""
+
+
+def _has_kernels(dispatch_key: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::bias_act_", dispatch_key))
+
+
+_compiled, _reason = _load()
+_devices = frozenset(key.lower() for key in ("CPU", "CUDA") if _compiled is not None and _has_kernels(key))
+_warned = {"meta"}  # device types that have been told; nothing is computed on meta
+
+
+def backend() -> str:
+    """What computes: "cpu+cuda", "cpu", or "python (reason)" where the plain-torch fallback does."""
+    return "+".join(sorted(_devices)) or f"python ({_reason})"
+
+
+def kernels_for(tensor: Tensor) -> Any:
+    """The ops for this tensor's device; warns once for a device type that has none compiled."""
+    device_type = tensor.device.type
+    if device_type in _devices:
+        return _compiled
+    if device_type not in _warned:
+        _warned.add(device_type)
+        why = _reason or f"the compiled extension has no kernels for {device_type}"
+        warnings.warn(f"torch_manual_bp computes in plain torch on {device_type}, slower: {why}", stacklevel=3)
+    return fallback

@@ -1,0 +1,68 @@
+"""What each compiled op returns, in shapes and dtypes alone: for fake tensors, export and ``torch.library.opcheck``.
+
+Imported once the extension has been loaded, since a fake kernel can only be given to an op that exists.
+"""
+
+import torch
+from torch import Tensor
+from torch.library import register_fake
+
+Maybe = Tensor | None
+
+
+@register_fake("torch_manual_bp::bias_act_")
+def _(z: Tensor, bias: Maybe, activation: int) -> None:
+    return None
+
+
+@register_fake("torch_manual_bp::bias_act_keep_")
+def _(z: Tensor, bias: Maybe, activation: int) -> Tensor:
+    return torch.empty_like(z)
+
+
+@register_fake("torch_manual_bp::bias_act_mask_")
+def _(z: Tensor, bias: Maybe, activation: int) -> Tensor:
+    return z.new_empty((z.shape[0], (z.shape[1] + 7) // 8), dtype=torch.uint8)
+
+
+@register_fake("torch_manual_bp::act")
+def _(z: Tensor, activation: int) -> Tensor:
+    return torch.empty_like(z)
+
+
+@register_fake("torch_manual_bp::dact_")
+def _(dh: Tensor, saved: Tensor, activation: int, kind: int) -> None:
+    return None
+
+
+@register_fake("torch_manual_bp::dact_bias_grad_")
+def _(dh: Tensor, saved: Tensor, activation: int, kind: int) -> Tensor:
+    return dh.new_empty((dh.shape[1],))
+
+
+def _loss_and_scale(o: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if o.dtype == torch.float64 else torch.float32
+    return o.new_empty((), dtype=dtype), o.new_empty((), dtype=dtype)
+
+
+@register_fake("torch_manual_bp::cross_entropy_")
+def _(
+    o: Tensor, bias: Maybe, target: Tensor, class_weight: Maybe, row_weight: Maybe, label_smoothing: float,
+    ignore_index: int, mean: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _loss_and_scale(o)
+
+
+@register_fake("torch_manual_bp::mse_")
+def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> tuple[Tensor, Tensor]:
+    return _loss_and_scale(o)
+
+
+@register_fake("torch_manual_bp::bce_with_logits_")
+def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> tuple[Tensor, Tensor]:
+    return _loss_and_scale(o)
+
+
+@register_fake("torch_manual_bp::find_bad_label")
+def _(target: Tensor, classes: int, ignore_index: int) -> Tensor:
+    return target.new_empty(())

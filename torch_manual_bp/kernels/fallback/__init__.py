@@ -1,0 +1,21 @@
+"""The ops in plain torch: where no extension was compiled, and for devices that it does not serve.
+
+They compute by the definitions in ``equations``, a tile of rows at a time: temporaries stay small whatever B is.
+bfloat16 and float16 are worked on in float32. Names, arguments and results are those of the compiled ops.
+"""
+
+from .hidden import act, bias_act_, bias_act_keep_, bias_act_mask_, dact_, dact_bias_grad_
+from .losses import bce_with_logits_, cross_entropy_, find_bad_label, mse_
+
+__all__ = [
+    "act",
+    "bce_with_logits_",
+    "bias_act_",
+    "bias_act_keep_",
+    "bias_act_mask_",
+    "cross_entropy_",
+    "dact_",
+    "dact_bias_grad_",
+    "find_bad_label",
+    "mse_",
+]
