@@ -35,8 +35,11 @@ def _double(t, y, do):
 
 
 def assert_at_most_twice(ours, eagers, dtype, names):
+    """J is a single float32 number: among a few seeds, a rounding of it more or less is luck."""
     for name, our, eager in zip(names, ours, eagers, strict=True):
-        assert our <= 2 * (eager or torch.finfo(dtype).eps), f"{name}: {our:.2e}, eager {eager:.2e}"
+        rounding = torch.finfo(torch.float32).eps if name == "J" else 0
+        allowed = max(2 * (eager or torch.finfo(dtype).eps), rounding)
+        assert our <= allowed, f"{name}: {our:.2e}, eager {eager:.2e}"
 
 
 def of_mlp(function):

@@ -9,7 +9,7 @@
 | running eagerly, none can | the fused kernels |
 """
 
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -57,6 +57,11 @@ def objective(
     loss: Loss, class_weight: Tensor | None, row_weight: Tensor | None, weight_decay: float, validate: bool, op: str,
 ) -> Tensor:  # fmt: skip
     """J = L + λ/2 (‖W1‖² + ‖W2‖²) for x (..., d) and y (...) or (..., q)."""
+    if weight_decay and _is_autocast(x):  # autocast shortens products, not the weights: s and λW are theirs
+        L = objective(
+            x, y, w1, b1, w2, b2, phi, save, loss, class_weight, row_weight, 0.0, validate, op
+        )  # fmt: skip
+        return L + pure.penalty(w1, w2, weight_decay)
     x, w1, b1, w2, b2 = _autocast(x, w1, b1, w2, b2)
     check.save_policy(op, save)
     check.tensors(op, x, w1, b1, w2, b2)
@@ -88,10 +93,13 @@ def _path(*tensors: Tensor | None) -> Path:
     return "transformed" if state.transforming() or state.forward_levels() else "eager"
 
 
+def _is_autocast(x: Any) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor) and state.autocasting(x.device.type)
+
+
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
     """The tensors in autocast's dtype, where autocast is on, by the rule that it has for linear layers."""
-    x = tensors[0]
-    if isinstance(x, Tensor) and state.autocasting(x.device.type):
+    if _is_autocast(x := tensors[0]):
         dtype = torch.get_autocast_dtype(x.device.type)
         tensors = tuple(
             t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t

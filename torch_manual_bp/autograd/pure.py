@@ -77,9 +77,12 @@ def objective(
     y, class_weight, row_weight = loss_rows(loss, y, class_weight, row_weight, o.dtype)
     with state.without_autocast(o.device.type):
         L = loss.value(matrix(o), y, class_weight, row_weight)
-        if weight_decay == 0:
-            return L
-        return L + 0.5 * weight_decay * (accurate(w1).square().sum() + accurate(w2).square().sum())
+        return L + penalty(w1, w2, weight_decay) if weight_decay else L
+
+
+def penalty(w1: Tensor, w2: Tensor, weight_decay: float) -> Tensor:
+    """S = λ/2 (‖W1‖² + ‖W2‖²)."""
+    return 0.5 * weight_decay * (accurate(w1).square().sum() + accurate(w2).square().sum())
 
 
 def loss_rows(

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..autograd import check, door
 from ..equations import ACTIVATIONS, activation_named, activation_of_module
@@ -107,15 +108,15 @@ class MLP(nn.Module):
     @property
     def composes(self) -> bool:
         """Whether fc1 and fc2 are called as modules, since one of them does more than a plain `torch.nn.Linear`."""
-        return not (_is_plain(self.fc1) and _is_plain(self.fc2))
+        return not (_is_plain(self.fc1) and _is_plain(self.fc2)) or _has_any_global_hook()
 
     def forward(self, x: Tensor) -> Tensor:
         """O (..., q) for x (..., d); errors as of `torch_manual_bp.functional.mlp`."""
         phi = ACTIVATIONS[self.activation]
         fc1, fc2 = self.fc1, self.fc2
-        if _is_plain(fc1) and _is_plain(fc2):
-            return door.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, phi, self.save, "MLP")
-        return fc2(phi.phi(fc1(x)))
+        if self.composes:
+            return fc2(phi.phi(fc1(x)))
+        return door.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, phi, self.save, "MLP")
 
     def extra_repr(self) -> str:
         """The options that its layers do not show."""
@@ -123,6 +124,11 @@ class MLP(nn.Module):
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling the layer does nothing but x Wᵀ + b: the very class, no hooks, no forward of its own."""
-    members: dict[str, Any] = vars(layer)
-    return type(layer) is nn.Linear and "forward" not in members and not any(members[hooks] for hooks in _HOOKS)
+    """Whether calling the layer does nothing but x Wᵀ + b."""
+    return type(layer) is nn.Linear and is_untouched(layer)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether the module carries no hooks, and no forward but its class's."""
+    members: dict[str, Any] = vars(module)
+    return "forward" not in members and not any(members[hooks] for hooks in _HOOKS)

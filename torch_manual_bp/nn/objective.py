@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..autograd import check, door, pure
 from ..equations import ACTIVATIONS, Loss, loss_named
 from ..equations.losses import REDUCTIONS
-from .mlp import _HOOKS, MLP
+from .mlp import MLP, is_untouched
 
 
 class Objective(nn.Module):
@@ -105,7 +105,7 @@ class Objective(nn.Module):
 
 
 def _refuse_wrapped(mlp: MLP) -> None:
-    if type(mlp).forward is not MLP.forward or any(vars(mlp)[hooks] for hooks in _HOOKS):
+    if type(mlp).forward is not MLP.forward or not is_untouched(mlp):
         raise RuntimeError(
             f"Objective: its mlp ({type(mlp).__name__}) carries hooks or a forward of its own, which Objective would "
             "pass by; wrap the Objective instead: DDP(objective), fully_shard(objective)"
