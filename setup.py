@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 # The LibTorch stable ABI of 2.10; with CPython's of 3.10 (py_limited_api, which defines Py_LIMITED_API) one binary
 # serves these and all later versions.
 MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]
-CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-mprefer-vector-width=512"]
+CXX = ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 NVCC = ["-O3", "--expt-relaxed-constexpr"]
 
 

@@ -87,9 +87,9 @@ TMB_INLINE float tanh(float x) {
   p = p * s - 5.393482698e-02f;
   p = p * s + 1.333312885e-01f;
   p = p * s - 3.333333126e-01f;
-  const float near_zero = x + x * (s * p);
-  const float e = exp_nonpositive(-2.0f * a);
-  const float far = std::copysign(1.0f - 2.0f * e / (1.0f + e), x);
+  const float near_zero = x + x * s * p;
+  const float e = exp_nonpositive(-2.0f * a), inverse = 1.0f / (1.0f + e);
+  const float far = std::copysign(1.0f - 2.0f * e * inverse, x);
   return a < 1.0f ? near_zero : far;
 }
 

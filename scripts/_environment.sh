@@ -55,7 +55,7 @@ find_compiler() {
   local candidate
   for candidate in ${CXX:+"$CXX"} c++ g++ clang++; do
     if command -v "${candidate%% *}" >/dev/null; then
-      command -v "${candidate%% *}"
+      printf '%s\n' "$candidate"
       return
     fi
   done

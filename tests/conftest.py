@@ -6,7 +6,7 @@ from torch_manual_bp.equations import ACTIVATIONS
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    torch.manual_seed(5)
 
 
 @pytest.fixture(params=list(ACTIVATIONS))

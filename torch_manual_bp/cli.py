@@ -61,6 +61,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of split, start and batches.")] = _DEFAULTS["seed"],
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = _DEFAULTS["dtype"],
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = _DEFAULTS["device"],
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; one for a small net if not given.")] = None,
     compare: Annotated[bool, typer.Option(help="Train the same net by autograd beside it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; runs/NAME if not given.")] = None,
     debug: Debug = False,
@@ -77,7 +78,7 @@ def train(
         with warnings.catch_warnings():
             # the job names the kernels in its first lines, so the warning would say it a second time
             warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")
-            outcome = job.run(dataset, settings, out, compare)
+            outcome = job.run(dataset, settings, out, compare, threads=threads)
     if outcome.interrupted:
         raise typer.Exit(130)
 

@@ -99,6 +99,9 @@ void run(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activation a
 }
 
 void dispatch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activation a, bool keep, uint8_t* mask) {
+  if (z.numel() == 0) {
+    return;
+  }
   with_type(z.scalar_type(), [&](auto zero) { run<decltype(zero)>(z, bias, h, a, keep, mask); });
 }
 

@@ -64,6 +64,9 @@ TMB_INSTANTIATE(Half, float)
 template <typename T, typename Y, typename Loss>
 double run(const Tensor& o, const MaybeTensor& bias, const Tensor& target, const MaybeTensor& row_weight) {
   using C = Wide<T>;
+  if (o.numel() == 0) {
+    return 0;
+  }
   constexpr int64_t chunk = kGrain / Tiles::kElements;  // tiles whose sum is one partial sum
   const Tiles tiles(o.size(0), o.size(1));
   const int64_t bias_rows = o.size(1) <= Tiles::kElements ? tiles.tile_rows : 1, chunks = (tiles.count + chunk - 1) / chunk;

@@ -24,10 +24,7 @@ constexpr int64_t kGrain = 32768;
 
 template <typename F>
 void parallel_for(int64_t items, int64_t elements_per_item, const F& f) {
-  if (items <= 0) {
-    return;
-  }
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_item));
+  const int64_t grain = std::max<int64_t>(1, kGrain / elements_per_item);
   if (items <= grain) {
     f(0, items);
   } else {
@@ -87,7 +84,7 @@ std::vector<Wide<T>> repeated_bias(const T* bias, int64_t columns, int64_t rows)
   return tile;
 }
 
-// A contiguous matrix cut into contiguous tiles of about kElements: several rows, or a strip of one row.
+// A contiguous matrix, not empty, cut into contiguous tiles of at most kElements: several rows, or a strip of one row.
 struct Tiles {
   static constexpr int64_t kElements = 2048;
   int64_t rows, columns, tile_rows, tile_columns, strips, count;
@@ -95,10 +92,10 @@ struct Tiles {
   Tiles(int64_t rows, int64_t columns)
       : rows(rows),
         columns(columns),
-        tile_rows(std::min(rows, std::max<int64_t>(1, kElements / std::max<int64_t>(1, columns)))),
+        tile_rows(std::min(rows, std::max<int64_t>(1, kElements / columns))),
         tile_columns(std::min(columns, kElements)),
-        strips(columns == 0 ? 0 : (columns + kElements - 1) / kElements),
-        count(rows == 0 ? 0 : strips * ((rows + tile_rows - 1) / tile_rows)) {}
+        strips((columns + kElements - 1) / kElements),
+        count(strips * ((rows + tile_rows - 1) / tile_rows)) {}
 
   // f(row, column, rows, columns) for the i-th tile
   template <typename F>

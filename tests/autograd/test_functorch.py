@@ -10,8 +10,16 @@ from torch.utils._pytree import tree_leaves
 import torch_manual_bp as tmb
 
 from .reference import (
-    NAMES, SAVES, assert_close, composition, gradients, objective, objective_composition, targets, tensors,
-)  # fmt: skip
+    NAMES,
+    SAVES,
+    assert_close,
+    composition,
+    gradients,
+    objective,
+    objective_composition,
+    targets,
+    tensors,
+)
 
 TOLERANCE = 1e-11
 ALL = tuple(range(5))
@@ -124,7 +132,7 @@ def test_nested_forward_mode_is_not_silently_zero(activation, save):
     assert ours.abs().min() > 1e-6
 
 
-# ------------------------------------------------------------------------------------------------------------ vmap
+# ----------------------------------------------------------------------------------------------------------------- vmap
 
 
 def test_vmap_over_inputs(activation, save):
@@ -185,7 +193,7 @@ def test_chunked_vmap_and_chunked_jacobian():
     assert_same(lambda f, t: vmap(lambda row: f(row, *t[1:]), chunk_size=2)(t[0]), pair, t)
 
 
-# ----------------------------------------------------------------------------------------------- batched cotangents
+# --------------------------------------------------------------------------------------------------- batched cotangents
 
 
 @pytest.mark.parametrize("frozen", [(), ("w2",), ("w1", "b1")], ids=lambda frozen: "-".join(frozen) or "none")
@@ -229,7 +237,7 @@ def test_vmap_over_autograd_grad(activation, save):
     assert_close(ours, torchs, TOLERANCE, NAMES)
 
 
-# ------------------------------------------------------------------------------- torch.autograd.functional, dual numbers
+# ------------------------------------------------------------------------------ torch.autograd.functional, dual numbers
 
 FUNCTIONAL = {
     "hessian": lambda f, t: torch.autograd.functional.hessian(f, t),
@@ -240,9 +248,7 @@ FUNCTIONAL = {
     "hvp": lambda f, t: torch.autograd.functional.hvp(f, t, directions(t)),
     "vhp": lambda f, t: torch.autograd.functional.vhp(f, t, directions(t)),
     "jvp": lambda f, t: torch.autograd.functional.jvp(f, t, directions(t)),
-    "jacobian forward": lambda f, t: torch.autograd.functional.jacobian(
-        f, t, vectorize=True, strategy="forward-mode"
-    ),
+    "jacobian forward": lambda f, t: torch.autograd.functional.jacobian(f, t, vectorize=True, strategy="forward-mode"),
 }
 
 
@@ -262,7 +268,10 @@ def test_dual_numbers(activation, save, which, moved):
 
     def tangent(f):
         with forward_ad.dual_level():
-            duals = [forward_ad.make_dual(a, v) if i in moved else a for i, (a, v) in enumerate(zip(t, directions(t), strict=True))]
+            duals = [
+                forward_ad.make_dual(a, v) if i in moved else a
+                for i, (a, v) in enumerate(zip(t, directions(t), strict=True))
+            ]
             primal, tangent = forward_ad.unpack_dual(f(*duals))
         return primal, tangent, *gradients(tangent.square().sum() + primal.sum(), t)
 

@@ -11,13 +11,25 @@ import torch_manual_bp as tmb
 from torch_manual_bp.equations import LOSSES
 
 from .reference import (
-    LAMBDA, LOSS, NAMES, SAVES, assert_close, composition, gradients, leaves, objective, targets, tensors,
-)  # fmt: skip
+    LAMBDA,
+    LOSS,
+    NAMES,
+    SAVES,
+    assert_close,
+    composition,
+    gradients,
+    leaves,
+    objective,
+    targets,
+    tensors,
+)
 
 pytestmark = pytest.mark.usefixtures("backend")
 TOLERANCE = 1e-12
 BIASES = [
-    pytest.param(*biases, id="-".join(name for name, there in zip(("b1", "b2"), biases, strict=True) if there) or "none")
+    pytest.param(
+        *biases, id="-".join(name for name, there in zip(("b1", "b2"), biases, strict=True) if there) or "none"
+    )
     for biases in itertools.product((True, False), repeat=2)
 ]
 
@@ -60,7 +72,7 @@ def test_value_without_a_gradient_is_the_same(activation, save, loss="mse"):
     assert_close(got, (expected["o"], expected["J"]), TOLERANCE)
 
 
-# ---------------------------------------------------------------------------------------------------- loss options
+# --------------------------------------------------------------------------------------------------------- loss options
 
 CLASS_WEIGHT = torch.tensor([0.2, 1.5, 0.7, 1.0], dtype=torch.float64)
 OPTIONS = [
@@ -77,7 +89,9 @@ OPTIONS = [
     ("bce_with_logits", {"reduction": "sum"}),
 ]
 with_options = pytest.mark.parametrize(
-    ("loss", "options"), OPTIONS, ids=["-".join([loss, *options, options.get("reduction", "")]) for loss, options in OPTIONS]
+    ("loss", "options"),
+    OPTIONS,
+    ids=["-".join([loss, *options, options.get("reduction", "")]) for loss, options in OPTIONS],
 )
 
 
@@ -95,7 +109,9 @@ def test_loss_options_are_torchs(loss, options):
     t, y = tensors(B=12), option_targets(loss, options)
     J = objective("tanh", loss, **options)(*t, y)
     torchs = {{"class_weight": "weight"}.get(name, name): value for name, value in options.items()}
-    expected = LOSS[loss](composition(*t, "tanh"), y, **torchs) + LAMBDA / 2 * (t[1].square().sum() + t[3].square().sum())
+    expected = LOSS[loss](composition(*t, "tanh"), y, **torchs) + LAMBDA / 2 * (
+        t[1].square().sum() + t[3].square().sum()
+    )
     assert_close([J, *gradients(J, leaves(*t))], [expected, *gradients(expected, leaves(*t))], TOLERANCE)
 
 

@@ -10,8 +10,17 @@ import torch_manual_bp as tmb
 from torch_manual_bp.equations import LOSSES
 
 from .reference import (
-    NAMES, SAVES, assert_close, composition, gradients, leaves, objective, objective_composition, targets, tensors,
-)  # fmt: skip
+    NAMES,
+    SAVES,
+    assert_close,
+    composition,
+    gradients,
+    leaves,
+    objective,
+    objective_composition,
+    targets,
+    tensors,
+)
 
 SMALL = {"B": 2, "d": 3, "h": 4, "q": 3}
 SIZES = {name: size for name, size in SMALL.items() if name != "B"}
@@ -50,7 +59,7 @@ def test_y_that_requires_a_gradient(loss="bce_with_logits"):
     check_all_orders(J, (*tensors(**SMALL), y))
 
 
-# ----------------------------------------------------------------------------------------- against the composition
+# ---------------------------------------------------------------------------------------------- against the composition
 
 
 def three_orders(value, at):
@@ -108,7 +117,7 @@ def test_frozen_tensors_in_both_modes(activation, frozen, save):
     check_all_orders(lambda *t: tmb.functional.mlp(*t, activation, save), t)
 
 
-# ---------------------------------------------------------------------------------------------- what people do with it
+# ----------------------------------------------------------------------------------------------- what people do with it
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -61,7 +61,9 @@ def of_objective(function):
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_mlp(activation, save, dtype, sizes):
-    ours = mean_square_errors(of_mlp(lambda *t: tmb.functional.mlp(*t, activation, save)), **sizes, dtype=dtype, loss="mse")
+    ours = mean_square_errors(
+        of_mlp(lambda *t: tmb.functional.mlp(*t, activation, save)), **sizes, dtype=dtype, loss="mse"
+    )
     eagers = mean_square_errors(of_mlp(lambda *t: composition(*t, activation)), **sizes, dtype=dtype, loss="mse")
     assert_at_most_twice(ours, eagers, dtype, ("o", *NAMES))
 
@@ -79,7 +81,7 @@ def test_objective(activation, dtype, sizes, loss):
     assert_at_most_twice(*errors, dtype, ("J", *NAMES))
 
 
-# -------------------------------------------------------------------------------------------------------- autocast
+# ------------------------------------------------------------------------------------------------------------- autocast
 
 
 def under_autocast(function):

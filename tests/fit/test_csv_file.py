@@ -79,7 +79,11 @@ BAD = {
     "a missing value": ("a,b,y\n1,,0\n", {}, "line 2, column 'b': expected a number, got an empty cell"),
     "NaN": ("a,y\n1,0\nnan,1\n", {}, "line 3, column 'a': expected a finite number, got nan"),
     "infinity": ("a,y\ninf,0\n1,1\n", {}, "line 2, column 'a': expected a finite number, got inf"),
-    "NaN target": ("a,y\n1,0\n1,nan\n", {"task": "regression"}, "line 3, column 'y': expected a finite number, got nan"),
+    "NaN target": (
+        "a,y\n1,0\n1,nan\n",
+        {"task": "regression"},
+        "line 3, column 'y': expected a finite number, got nan",
+    ),
     "a line number counts blank lines": ("a,y\n\n\nx,0\n", {}, "line 4, column 'a'"),
     "a short row": ("a,b,y\n1,2,0\n1,2\n", {"delimiter": ","}, "line 3: expected 3 cells as in the first line, got 2"),
     "a missing label": ("a,y\n1,\n", {}, "line 2, column 'y': expected a label, got an empty cell"),
@@ -89,7 +93,11 @@ BAD = {
     "unknown drop": ("a,y\n1,0\n", {"drop": ["z"]}, "drop must be one of the columns 'a', 'y', .* got 'z'"),
     "no feature left": ("a,y\n1,0\n", {"drop": ["a"]}, "expected features beside the label"),
     "two labels to classify": ("a,b,y\n1,2,0\n", {"label": ["b", "y"]}, "one column for classification, got 2"),
-    "half a header": ("1,b,y\n1,2,0\n3,4,1\n", {}, "line 1, column 'column 1': .* got 'b' .if the first line is a header"),
+    "half a header": (
+        "1,b,y\n1,2,0\n3,4,1\n",
+        {},
+        "line 1, column 'column 1': .* got 'b' .if the first line is a header",
+    ),
     "numbers as a header": ("0,1,y\n1,2,0\n3,4,1\n", {}, "line 1 may be a header or data: its label is 'y'"),
     "unknown task": ("a,y\n1,0\n", {"task": "ranking"}, "task must be one of .* got 'ranking'"),
     "long delimiter": ("a,y\n1,0\n", {"delimiter": ",,"}, "delimiter must be one character, got ',,'"),
@@ -151,7 +159,10 @@ def test_one_column_needs_no_delimiter(file):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,c\n1,2\n", "a column for each feature of the model, got none for 'b'"), ("1\n2\n", "expected 2 columns.* got 1")],
+    [
+        ("a,c\n1,2\n", "a column for each feature of the model, got none for 'b'"),
+        ("1\n2\n", "expected 2 columns.* got 1"),
+    ],
 )
 def test_missing_features_are_named(file, text, message):
     with pytest.raises(ValueError, match=message):

@@ -87,5 +87,5 @@ def test_classes_of(labels, names, y):
 
 
 def test_numbers_that_hardly_repeat_are_no_classes():
-    with pytest.raises(ValueError, match="t: labels must be classes, got 4 distinct ones in 6 rows.*regression"):
+    with pytest.raises(ValueError, match=r"t: labels must be classes, got 4 distinct ones in 6 rows.*regression"):
         classes_of(["0.1", "0.2", "0.3", "0.4", "0.4", "0.4"], "t")

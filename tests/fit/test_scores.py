@@ -5,16 +5,16 @@ import torch
 
 from torch_manual_bp.fit.scores import accuracy, multilabel_accuracy, r_squared, score
 
-O = torch.tensor([[1.0, -1.0], [0.0, 2.0], [3.0, -3.0], [-1.0, 4.0]])
+OUTPUTS = torch.tensor([[1.0, -1.0], [0.0, 2.0], [3.0, -3.0], [-1.0, 4.0]])
 
 
 def test_accuracy_by_hand():
-    assert accuracy(O, torch.tensor([0, 1, 1, 1])) == 0.75
+    assert accuracy(OUTPUTS, torch.tensor([0, 1, 1, 1])) == 0.75
 
 
 def test_multilabel_accuracy_by_hand():
     y = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    assert multilabel_accuracy(O, y) == 6 / 8
+    assert multilabel_accuracy(OUTPUTS, y) == 6 / 8
 
 
 def test_r_squared_by_hand():

@@ -21,10 +21,22 @@ BAD = {
     "lr NaN": ({"lr": math.nan}, ValueError, "lr must be finite and positive, got nan"),
     "momentum 1": ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\), got 1.0"),
     "nothing held out": ({"held_out": 0.0}, ValueError, r"held_out must be in \(0, 1\), got 0.0"),
-    "AdamW's decay for SGD": ({"decoupled_decay": 0.1}, ValueError, "decoupled_decay belongs to adamw, got 0.1 with sgd"),
-    "negative decoupled decay": ({"decoupled_decay": -1.0, "optimizer": "adamw"}, ValueError, "decoupled_decay must be"),
+    "AdamW's decay for SGD": (
+        {"decoupled_decay": 0.1},
+        ValueError,
+        "decoupled_decay belongs to adamw, got 0.1 with sgd",
+    ),
+    "negative decoupled decay": (
+        {"decoupled_decay": -1.0, "optimizer": "adamw"},
+        ValueError,
+        "decoupled_decay must be",
+    ),
     "a device that is no word": ({"device": "gpu"}, ValueError, "device must be one that is there, got 'gpu'"),
-    "a device that is not there": ({"device": "cuda:99"}, ValueError, "device must be one that is there, got 'cuda:99'"),
+    "a device that is not there": (
+        {"device": "cuda:99"},
+        ValueError,
+        "device must be one that is there, got 'cuda:99'",
+    ),
     "a device without numbers": ({"device": "meta"}, ValueError, "device must be one that is there, got 'meta'"),
 }
 

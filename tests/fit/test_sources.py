@@ -62,20 +62,21 @@ def test_targets(npz, y, shape):
     assert data.y.tolist() == np.array(y, float).reshape(shape).tolist()
 
 
+CLASSES = "classification"
 BAD = {
-    "no labels": ({"x": X, "z": [1]}, "classification", ValueError, r"arrays x and y .* got \['x', 'z'\]"),
-    "pickled objects": ({"x": np.array([{}, {}]), "y": [0, 1]}, "classification", ValueError, "t.npz: .*[Oo]bject"),
-    "text as features": ({"x": np.array([["a"]] * 3), "y": [0, 1, 0]}, "classification", TypeError, "real numbers, got"),
-    "complex features": ({"x": X + 1j, "y": [0, 1, 0]}, "classification", TypeError, "real numbers, got dtype complex128"),
-    "a vector of features": ({"x": X[:, 0], "y": [0, 1, 0]}, "classification", ValueError, r"shape \(N, …\).* got \(3,\)"),
-    "rows that differ": ({"x": X, "y": [0, 1]}, "classification", ValueError, r"each of the 3 rows of x, got shape \(2,\)"),
-    "a scalar label": ({"x": X, "y": 1}, "classification", ValueError, r"3 rows of x, got shape \(\)"),
+    "no labels": ({"x": X, "z": [1]}, CLASSES, ValueError, r"arrays x and y .* got \['x', 'z'\]"),
+    "pickled objects": ({"x": np.array([{}, {}]), "y": [0, 1]}, CLASSES, ValueError, "t.npz: .*[Oo]bject"),
+    "text as features": ({"x": np.array([["a"]] * 3), "y": [0, 1, 0]}, CLASSES, TypeError, "real numbers, got"),
+    "complex features": ({"x": X + 1j, "y": [0, 1, 0]}, CLASSES, TypeError, "real numbers, got dtype complex128"),
+    "a vector of features": ({"x": X[:, 0], "y": [0, 1, 0]}, CLASSES, ValueError, r"shape \(N, …\).* got \(3,\)"),
+    "rows that differ": ({"x": X, "y": [0, 1]}, CLASSES, ValueError, r"each of the 3 rows of x, got shape \(2,\)"),
+    "a scalar label": ({"x": X, "y": 1}, CLASSES, ValueError, r"3 rows of x, got shape \(\)"),
     "fractions as classes": (
-        {"x": X, "y": [0, 0.5, 1]}, "classification", ValueError, "whole numbers or strings.* got 0.5 in row 1;.*regression",
+        {"x": X, "y": [0, 0.5, 1]}, CLASSES, ValueError, "whole numbers or strings.* got 0.5 in row 1;.*regression",
     ),
-    "NaN as a class": ({"x": X, "y": [0, np.nan, 1]}, "classification", ValueError, "got nan in row 1"),
-    "one-hot classes": ({"x": X, "y": np.eye(3)}, "classification", ValueError, r"shape \(3,\).* got \(3, 3\)"),
-    "NaN feature": ({"x": X * [1, np.nan], "y": [0, 1, 0]}, "classification", ValueError, "got nan in row 0, column 1"),
+    "NaN as a class": ({"x": X, "y": [0, np.nan, 1]}, CLASSES, ValueError, "got nan in row 1"),
+    "one-hot classes": ({"x": X, "y": np.eye(3)}, CLASSES, ValueError, r"shape \(3,\).* got \(3, 3\)"),
+    "NaN feature": ({"x": X * [1, np.nan], "y": [0, 1, 0]}, CLASSES, ValueError, "got nan in row 0, column 1"),
     "text targets": ({"x": X, "y": ["a", "b", "c"]}, "regression", TypeError, "y must hold real numbers"),
     "deep targets": ({"x": X, "y": np.zeros((3, 2, 2))}, "regression", ValueError, r"\(3, q\), got \(3, 2, 2\)"),
     "unknown task": ({"x": X, "y": [0, 1, 0]}, "ranking", ValueError, "task must be one of"),

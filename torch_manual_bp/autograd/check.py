@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..equations import Loss
-from . import state
 from .keep import SAVE_POLICIES
 
 Named = tuple[str, Tensor | None]
@@ -70,11 +69,11 @@ def save_policy(op: str, save: str) -> None:
 
 def loss_arguments(
     op: str, loss: Loss, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None, lead: torch.Size, q: int,
-    like: Tensor, validate: bool,
+    like: Tensor, look: bool,
 ) -> None:  # fmt: skip
     """Raise unless y and the weights fit logits (*lead, q) that are like ``like``.
 
-    Labels are looked at where that costs no wait (on the CPU), or where ``validate`` asks for it.
+    Labels are looked at where ``look`` says so.
 
     Raises:
         TypeError: no tensor, or a dtype that the loss does not take.
@@ -83,8 +82,8 @@ def loss_arguments(
     _targets(op, loss, y, lead, q, like)
     weights(op, "class_weight", class_weight, (q,), like)
     weights(op, "row_weight", row_weight, lead, like)
-    if loss.takes_classes and (validate or y.device.type == "cpu") and _is_readable(y):
-        _labels(op, loss, y.reshape(-1), q)
+    if look and loss.takes_classes:
+        _labels(op, loss, y.reshape(-1).contiguous(), q)
 
 
 def _targets(op: str, loss: Loss, y: Tensor, lead: torch.Size, q: int, like: Tensor) -> None:
@@ -127,9 +126,3 @@ def _labels(op: str, loss: Loss, y: Tensor, q: int) -> None:
     if row >= 0:
         expected = f"labels in [0, {q}) or ignore_index {loss.ignore_index}"
         raise ValueError(f"{op}: y must hold {expected}; got {int(y[row])} at row {row}")
-
-
-def _is_readable(y: Tensor) -> bool:
-    """Whether y holds numbers that may be looked at now: no symbol of a compiler, no batch of a transform."""
-    stands_for_another = torch.compiler.is_compiling() or state.recording() or state.is_wrapped(y)
-    return type(y) in OWN_TYPES and not y.is_meta and not stands_for_another

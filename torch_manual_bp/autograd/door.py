@@ -65,8 +65,9 @@ def objective(
     x, w1, b1, w2, b2 = _autocast(x, w1, b1, w2, b2)
     check.save_policy(op, save)
     check.tensors(op, x, w1, b1, w2, b2)
-    check.loss_arguments(op, loss, y, class_weight, row_weight, x.shape[:-1], w2.shape[0], x, validate)
-    path = _path(x, w1, b1, w2, b2)
+    path = _path(x, w1, b1, w2, b2, y)
+    look = path == "eager" and _labels_are_at_hand(y, validate)
+    check.loss_arguments(op, loss, y, class_weight, row_weight, x.shape[:-1], w2.shape[0], x, look)
     if path == "eager" and not y.requires_grad:
         y, class_weight, row_weight = pure.loss_rows(loss, y, class_weight, row_weight, x.dtype)
         arguments = (pure.matrix(x), y, w1, b1, w2, b2, class_weight, row_weight, phi, save, loss, weight_decay)
@@ -76,6 +77,19 @@ def objective(
             return objective_value(*arguments)
     o = mlp(x, w1, b1, w2, b2, phi, save, op)
     return pure.objective(o, y, w1, w2, loss, class_weight, row_weight, weight_decay)
+
+
+def check_loss(
+    o: Tensor, y: Tensor, loss: Loss, class_weight: Tensor | None, row_weight: Tensor | None, validate: bool, op: str
+) -> None:
+    """Raise unless y and the weights fit the logits o (..., q); see `check.loss_arguments`."""
+    look = _path(o, y) == "eager" and _labels_are_at_hand(y, validate)
+    check.loss_arguments(op, loss, y, class_weight, row_weight, o.shape[:-1], o.shape[-1], o, look)
+
+
+def _labels_are_at_hand(y: Tensor, validate: bool) -> bool:
+    """Whether to look at labels: on the CPU that costs no wait; elsewhere only where the user asks for it."""
+    return isinstance(y, Tensor) and (validate or y.device.type == "cpu")
 
 
 def _gradient_possible(*tensors: Tensor | None) -> bool:
@@ -88,9 +102,13 @@ def _path(*tensors: Tensor | None) -> Path:
         return "plain" if plain else "traced"
     if state.recording() or state.forward_levels() > 1:
         return "plain"
-    if any(t is not None and (type(t) not in check.OWN_TYPES or t.layout is not torch.strided) for t in tensors):
+    if any(t is not None and _is_foreign(t) for t in tensors):
         return "plain"
     return "transformed" if state.transforming() or state.forward_levels() else "eager"
+
+
+def _is_foreign(t: Tensor) -> bool:
+    return type(t) not in check.OWN_TYPES or t.layout is not torch.strided
 
 
 def _is_autocast(x: Any) -> TypeGuard[Tensor]:

@@ -1,10 +1,13 @@
 """The main job: train on a data set, beside the same net by autograd, and write down what came of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from .. import equations
@@ -18,6 +21,9 @@ from .settings import Settings
 from .train import Training
 
 SEAL = "report.json"
+
+# FLOPs of a step below which threads wait for each other longer than they compute; on a busy machine, much longer
+_WORTH_THREADS = 1e7
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ def run(
     out: str | Path | None = None,
     compare: bool = True,
     console: Console | None = None,
+    threads: int | None = None,
 ) -> Outcome:
     """Train, show the progress and the findings, and write them.
 
@@ -54,15 +61,19 @@ def run(
         out: the folder, or None for ``runs/<name of the data set>``.
         compare: whether to train the same net by autograd beside it, and compare.
         console: where to print; None prints to standard output.
+        threads: of the CPU, while this runs; None takes one for a small net, and else what torch would take.
 
     Raises:
         Diverged: J became NaN or infinite; nothing is written then.
         OSError: the folder cannot be written to; found out before training.
-        ValueError: see `Training`.
+        ValueError: threads is below 1; and see `Training`.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"train: threads must be at least 1, got {threads}")
     console = console or Console()
     training = Training(dataset, settings, compare)
-    with RunFolder(out or Path("runs") / dataset.name, SEAL) as folder, Interrupt() as interrupt:
+    place = RunFolder(out or Path("runs") / dataset.name, SEAL)
+    with place as folder, Interrupt() as interrupt, _threads(threads or _usual_threads(training)):
         _introduce(training, console)
         start = perf_counter()
         for _ in progress.shown(training, console):
@@ -93,6 +104,23 @@ def _files(training: Training, content: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
+def _usual_threads(training: Training) -> int:
+    """One where a step's matrix products, 6Bh(d + q) FLOPs at most, are too few to be shared."""
+    mlp, rows = training.mlp, training.settings.batch_size
+    flops = 6 * rows * mlp.hidden_features * (mlp.in_features + mlp.out_features)
+    return 1 if flops < _WORTH_THREADS else torch.get_num_threads()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _introduce(training: Training, console: Console) -> None:
     dataset, settings, data = training.dataset, training.settings, training.data
     d, q = dataset.x.shape[1], len(dataset.outputs)
@@ -101,7 +129,7 @@ def _introduce(training: Training, console: Console) -> None:
         f"{dataset.name}: {dataset.task}, {len(data.x)} rows to train on, {len(data.x_held_out)} held out",
         f"net: {d}–{settings.hidden}–{q}, φ = {settings.activation}, l = {dataset.loss}, λ = {settings.weight_decay:g}",
         f"kernels: {facts['kernels']}",
-        f"torch {facts['torch']} on {settings.device}, {facts['threads']} CPU threads",
+        f"torch {facts['torch']} on {settings.device}, CPU threads: {facts['threads']}",
     )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

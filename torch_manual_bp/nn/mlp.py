@@ -108,15 +108,22 @@ class MLP(nn.Module):
     @property
     def composes(self) -> bool:
         """Whether fc1 and fc2 are called as modules, since one of them does more than a plain `torch.nn.Linear`."""
-        return not (_is_plain(self.fc1) and _is_plain(self.fc2)) or _has_any_global_hook()
+        return self.plain_weights() is None
+
+    def plain_weights(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None:
+        """(w1, b1, w2, b2) to compute with; None where a layer does more with them and has to be called."""
+        fc1, fc2 = self.fc1, self.fc2
+        if _is_plain(fc1) and _is_plain(fc2) and not _has_any_global_hook():
+            return fc1.weight, fc1.bias, fc2.weight, fc2.bias
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """O (..., q) for x (..., d); errors as of `torch_manual_bp.functional.mlp`."""
         phi = ACTIVATIONS[self.activation]
-        fc1, fc2 = self.fc1, self.fc2
-        if self.composes:
-            return fc2(phi.phi(fc1(x)))
-        return door.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, phi, self.save, "MLP")
+        weights = self.plain_weights()
+        if weights is None:
+            return self.fc2(phi.phi(self.fc1(x)))
+        return door.mlp(x, *weights, phi, self.save, "MLP")
 
     def extra_repr(self) -> str:
         """The options that its layers do not show."""

@@ -87,17 +87,17 @@ class Objective(nn.Module):
         """
         mlp, loss = self.mlp, self.loss
         _refuse_wrapped(mlp)
-        if not mlp.composes:
-            fc1, fc2, phi = mlp.fc1, mlp.fc2, ACTIVATIONS[mlp.activation]
+        weights, class_weight = mlp.plain_weights(), self.class_weight
+        if weights is not None:
             return door.objective(
-                x, y, fc1.weight, fc1.bias, fc2.weight, fc2.bias, phi, mlp.save,
-                loss, self.class_weight, row_weight, self.weight_decay, self.validate, "Objective",
+                x, y, *weights, ACTIVATIONS[mlp.activation], mlp.save,
+                loss, class_weight, row_weight, self.weight_decay, self.validate, "Objective",
             )  # fmt: skip
-        o = mlp(x)
-        lead, q = o.shape[:-1], o.shape[-1]
-        check.loss_arguments("Objective", loss, y, self.class_weight, row_weight, lead, q, o, self.validate)
-        w1, w2 = mlp.fc1.weight, mlp.fc2.weight
-        return pure.objective(o, y, w1, w2, loss, self.class_weight, row_weight, self.weight_decay)
+        if self.weight_decay:
+            _refuse_sharded(mlp)
+        o, w1, w2 = mlp(x), mlp.fc1.weight, mlp.fc2.weight
+        door.check_loss(o, y, loss, class_weight, row_weight, self.validate, "Objective")
+        return pure.objective(o, y, w1, w2, loss, class_weight, row_weight, self.weight_decay)
 
     def extra_repr(self) -> str:
         """The loss and λ."""
@@ -110,3 +110,12 @@ def _refuse_wrapped(mlp: MLP) -> None:
             f"Objective: its mlp ({type(mlp).__name__}) carries hooks or a forward of its own, which Objective would "
             "pass by; wrap the Objective instead: DDP(objective), fully_shard(objective)"
         )
+
+
+def _refuse_sharded(mlp: MLP) -> None:
+    for name in ("fc1", "fc2"):
+        if hasattr(getattr(mlp, name).weight, "device_mesh"):  # a DTensor, whole only while its layer is called
+            raise RuntimeError(
+                f"Objective: {name}.weight is sharded by itself, so the penalty cannot read it; "
+                "shard the Objective instead: fully_shard(objective)"
+            )

@@ -40,14 +40,17 @@ def cross_entropy_(
         kept = target[rows] != ignore_index
         y = target[rows].where(kept, 0)[:, None]
         r = kept.to(w.dtype) if row_weight is None else row_weight[rows].where(kept, 0)
-        log_p = F.log_softmax(biased(o[rows], bias), 1)
+        logits = biased(o[rows], bias)
+        p, log_p = F.softmax(logits, 1), F.log_softmax(logits, 1)  # exp(log p) would have the error of a logit
         w_y = w[y]
-        loss = (1 - label_smoothing) * w_y * -log_p.gather(1, y)
-        t = torch.zeros_like(log_p).scatter_(1, y, (1 - label_smoothing) * w_y)
+        a = (1 - label_smoothing) * w_y  # the target's mass t is this at the label, and (ε/q) w everywhere
+        loss = a * -log_p.gather(1, y)
+        t = torch.zeros_like(log_p).scatter_(1, y, a)
         if label_smoothing > 0:  # not for 0: 0 · ∞ of an impossible class is NaN
             loss = loss - (label_smoothing / q) * (w * log_p).sum(1, keepdim=True)
             t += (label_smoothing / q) * w
-        G = r[:, None] * (log_p.exp() * t.sum(1, keepdim=True) - t)
+            a = a + (label_smoothing / q) * w.sum()
+        G = r[:, None] * (a * p - t)
         o[rows] = torch.where(kept[:, None], G, 0)
         total += _double(torch.where(kept, r * loss[:, 0], 0)).sum()
         normaliser += _double(r * w_y[:, 0]).sum()

@@ -1,0 +1,184 @@
+// cross_entropy_: L, and o ← Ĝ. A warp or a block takes a row, and sweeps it twice: for the softmax's denominator, and
+// for Ĝ, when the row is still in the cache.
+#include <limits>
+
+#include "labels.cuh"
+#include "losses.cuh"
+
+namespace tmb {
+namespace {
+
+constexpr int64_t kWarpColumns = 1024;  // up to here a warp a row
+
+template <typename T>
+struct Arguments {
+  using C = Wide<T>;
+  T* o;
+  const T* bias;
+  const int64_t* target;
+  const C* class_weight;           // null: 1
+  const C* row_weight;             // null: 1
+  const double* class_weight_sum;  // null: q
+  double* losses;                  // r_b l_b
+  double* weights;                 // r_b w_y
+  int64_t rows, q, ignore_index;
+  double smoothing;
+};
+
+template <int V, typename T>
+__device__ __forceinline__ void get_logits(const Arguments<T>& a, const T* o, int64_t k, Wide<T> (&x)[V]) {
+  load(o + k, x);
+  if (a.bias != nullptr) {
+    Wide<T> b[V];
+    load(a.bias + k, b);
+    for (int v = 0; v < V; ++v) {
+      x[v] += b[v];
+    }
+  }
+}
+
+// A thread reads and writes the same columns, V neighbours at a time, so that o needs no other fence.
+template <typename T, int V, int kGroup>
+__global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
+  using C = Wide<T>;
+  constexpr int64_t stride = int64_t(kGroup) * V;
+  const int64_t b = int64_t(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
+  if (b >= a.rows) {
+    return;
+  }
+  const int64_t first = int64_t(threadIdx.x % kGroup) * V, y = a.target[b];
+  T* const o = a.o + b * a.q;
+  if (y == a.ignore_index) {
+    const C zeros[V] = {};
+    for (int64_t k = first; k < a.q; k += stride) {
+      store(o + k, zeros);
+    }
+    if (first == 0) {
+      a.losses[b] = a.weights[b] = 0;
+    }
+    return;
+  }
+  CUDA_KERNEL_ASSERT(!is_bad(y, a.q, a.ignore_index) && "cross_entropy_: target must hold labels in [0, q)");
+
+  // Online: mass = Σ e^{x − top} of what has been read. top starts finite, so that −∞ − top is no NaN.
+  C top = std::numeric_limits<C>::lowest(), mass = 0;
+  for (int64_t k = first; k < a.q; k += stride) {
+    C x[V];
+    get_logits(a, o, k, x);
+    C higher = top;
+    for (int v = 0; v < V; ++v) {
+      higher = Max()(higher, x[v]);
+    }
+    mass *= exp_nonpositive(top - higher);
+    for (int v = 0; v < V; ++v) {
+      mass += exp_nonpositive(x[v] - higher);
+    }
+    top = higher;
+  }
+  const C own_top = top;
+  top = reduce<kGroup>(top, Max());
+  mass = reduce<kGroup>(mass * exp_nonpositive(own_top - top), Sum());
+
+  const bool smooth = a.smoothing > 0;
+  const double r = a.row_weight != nullptr ? a.row_weight[b] : C(1);
+  const double w_y = a.class_weight != nullptr ? a.class_weight[y] : C(1);
+  const double w_sum = a.class_weight_sum != nullptr ? *a.class_weight_sum : static_cast<double>(a.q);
+  const double hard = (1 - a.smoothing) * w_y, soft = a.smoothing / static_cast<double>(a.q);
+  const C r_hard = static_cast<C>(r * hard), r_soft = static_cast<C>(r * soft);
+  const C per_mass = static_cast<C>(r * (hard + soft * w_sum)) / mass;
+
+  // Ĝ_k = r (a p_k − (ε/q) w_k − (1−ε) w_y [k=y])
+  C x_y = 0;
+  double weighted_below_top = 0;  // Σ_k w_k (top − x_k): every term ≥ 0, nothing cancels
+  for (int64_t k = first; k < a.q; k += stride) {
+    C x[V];
+    get_logits(a, o, k, x);
+    C below = 0;
+    for (int v = 0; v < V; ++v) {
+      const C w_k = smooth && a.class_weight != nullptr ? a.class_weight[k + v] : C(1);
+      below += w_k * (top - x[v]);
+      const bool at_label = k + v == y;
+      x_y = at_label ? x[v] : x_y;
+      x[v] = per_mass * exp_nonpositive(x[v] - top) - r_soft * w_k - (at_label ? r_hard : C(0));
+    }
+    weighted_below_top += below;
+    store(o + k, x);
+  }
+  if (smooth) {
+    weighted_below_top = reduce<kGroup>(weighted_below_top, Sum());
+  }
+  if (y / V % kGroup * V == first) {  // the thread that has x_y
+    const double log_mass = std::log(static_cast<double>(mass));
+    double loss = hard * (log_mass + (static_cast<double>(top) - x_y));
+    if (smooth) {
+      loss += soft * (w_sum * log_mass + weighted_below_top);
+    }
+    a.losses[b] = r * loss;
+    a.weights[b] = r * w_y;
+  }
+}
+
+template <typename C>
+__global__ void __launch_bounds__(kFinishThreads) add_weights(const C* weights, int64_t count, double* sum) {
+  double s = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kFinishThreads) {
+    s += weights[i];
+  }
+  s = reduce<kFinishThreads>(s, Sum());
+  if (threadIdx.x == 0) {
+    *sum = s;
+  }
+}
+
+template <typename T, int V>
+void launch_rows(const Arguments<T>& a, cudaStream_t stream) {
+  if (a.q <= kWarpColumns) {
+    cross_entropy_rows<T, V, kWarp><<<blocks(a.rows, kThreads / kWarp), kThreads, 0, stream>>>(a);
+  } else {
+    cross_entropy_rows<T, V, kThreads><<<blocks(a.rows, 1), kThreads, 0, stream>>>(a);
+  }
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> launch(const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                                  const MaybeTensor& class_weight, const MaybeTensor& row_weight, double smoothing,
+                                  int64_t ignore_index, bool mean) {
+  using C = Wide<T>;
+  constexpr int V = 16 / sizeof(T);
+  const OnDeviceOf device(o);
+  const int64_t B = o.size(0), q = o.size(1);
+  const Tensor losses = new_tensor(o, {B}, ScalarType::Double), weights = new_tensor(o, {B}, ScalarType::Double);
+  Arguments<T> a{data<T>(o), const_data<T>(bias), const_data<int64_t>(target), const_data<C>(class_weight),
+                 const_data<C>(row_weight), nullptr, data<double>(losses), data<double>(weights), B, q, ignore_index,
+                 smoothing};
+  MaybeTensor class_weight_sum;
+  if (class_weight.has_value() && smoothing > 0) {
+    class_weight_sum = new_tensor(o, {}, ScalarType::Double);
+    add_weights<<<1, kFinishThreads, 0, device.stream()>>>(a.class_weight, q, data<double>(*class_weight_sum));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    a.class_weight_sum = const_data<double>(class_weight_sum);
+  }
+  if (B > 0) {
+    if (holds_vectors<V>(a.o, q) && holds_vectors<V>(a.bias, q)) {
+      launch_rows<T, V>(a, device.stream());
+    } else {
+      launch_rows<T, 1>(a, device.stream());
+    }
+  }
+  return loss_and_scale<T>(o, losses, a.weights, 1, mean, 1, device.stream());
+}
+
+std::tuple<Tensor, Tensor> cross_entropy_(Tensor o, MaybeTensor bias, Tensor target, MaybeTensor class_weight,
+                                          MaybeTensor row_weight, double label_smoothing, int64_t ignore_index,
+                                          bool mean) {
+  check_cross_entropy("cross_entropy_", o, bias, target, class_weight, row_weight, label_smoothing);
+  return with_type(o.scalar_type(), [&](auto zero) {
+    return launch<decltype(zero)>(o, bias, target, class_weight, row_weight, label_smoothing, ignore_index, mean);
+  });
+}
+
+}  // namespace
+}  // namespace tmb
+
+STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CUDA, m) { m.impl("cross_entropy_", TORCH_BOX(&tmb::cross_entropy_)); }

@@ -1,0 +1,42 @@
+// How a kernel is launched: on the tensor's device, on its current stream, checked.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "../tensors.h"
+
+namespace tmb {
+
+constexpr int kWarp = 32;
+constexpr int kThreads = 256;  // of a block, where nothing else is said
+
+// Makes the tensor's device the current one while it lives.
+class OnDeviceOf {
+ public:
+  explicit OnDeviceOf(const Tensor& t) : guard_(t.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// ⌈a / b⌉. As a grid in x, 2³¹ − 1 blocks at most, it covers every tensor that fits in memory.
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline unsigned blocks(int64_t items, int64_t items_per_block) {
+  return static_cast<unsigned>(ceil_div(items, items_per_block));
+}
+
+}  // namespace tmb

@@ -1,0 +1,33 @@
+import warnings
+
+import pytest
+import torch
+
+from torch_manual_bp.kernels import _dispatch
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def backend(request, monkeypatch):
+    """The compiled kernels and the plain-torch ones, in turn."""
+    if request.param == "plain":
+        monkeypatch.setattr(_dispatch, "_devices", frozenset())
+        monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
+    elif "cpu" not in _dispatch._devices:
+        pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield request.param
+
+
+@pytest.fixture
+def compiled():
+    if "cpu" not in _dispatch._devices:
+        pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
+    return torch.ops.torch_manual_bp
+
+
+@pytest.fixture(params=list(DTYPES))
+def dtype(request):
+    return DTYPES[request.param]

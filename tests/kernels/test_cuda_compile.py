@@ -1,0 +1,54 @@
+"""The CUDA sources: every one compiles without a warning, and they are the twins of the CPU's. No GPU is needed."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+CSRC = Path(__file__).parents[2] / "csrc"
+CUDA_SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
+REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(\w+)\)\)')
+
+
+def nvcc():
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+
+
+def registered(source):
+    return {op: function for op, function in REGISTRATION.findall(source.read_text())}
+
+
+@pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
+def test_compiles_without_a_warning(source, tmp_path):
+    compiler = nvcc()
+    if compiler is None:
+        pytest.skip("nvcc is not found: neither on PATH nor under CUDA_HOME")
+    includes = [f"-I{path}" for path in cpp_extension.include_paths()]
+    command = [
+        compiler, "-c", str(source), "-o", str(tmp_path / "object.o"), *includes,
+        "-std=c++17", "-arch=sm_90", "--expt-relaxed-constexpr", "-Werror", "all-warnings",
+        "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_source_has_its_twin():
+    assert [path.stem for path in CUDA_SOURCES] == sorted(path.stem for path in (CSRC / "cpu").glob("*.cpp"))
+
+
+@pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
+def test_twins_register_the_same_ops(source):
+    cuda = registered(source)
+    assert cuda and cuda == registered(CSRC / "cpu" / f"{source.stem}.cpp")
+
+
+def test_every_op_of_the_library_has_a_kernel():
+    schemas = re.findall(r'm\.def\("(\w+)', (CSRC / "library.cpp").read_text())
+    kernels = [op for source in CUDA_SOURCES for op in registered(source)]
+    assert sorted(kernels) == sorted(schemas)

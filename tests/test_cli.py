@@ -1,0 +1,195 @@
+"""The command line: in this process where that shows the same, in a real one where it does not."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import torch_manual_bp
+from torch_manual_bp import equations
+from torch_manual_bp.cli import app
+
+ROOT = Path(torch_manual_bp.__file__).parents[1]
+COMMAND = [sys.executable, "-m", "torch_manual_bp"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+FILES = {"curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
+
+
+def run(*arguments, cwd=None, environment=ENVIRONMENT):
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A CSV file of two clouds, with a column that is of no use and a text as label."""
+    generator = np.random.default_rng(0)
+    path = tmp_path / "clouds.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "u", "kind", "v"])
+        for i in range(40):
+            writer.writerow([f"row{i}", generator.normal() + 6 * (i % 2), ("ham", "spam")[i % 2], generator.normal()])
+    return path
+
+
+def train(table, out, *more):
+    return invoke("train", table, "--label", "kind", "--drop", "id", "--epochs", 8, "--out", out, *more)
+
+
+def test_the_digits_alone_in_a_process_of_their_own(tmp_path):
+    """What the demo does, from another folder, twice: no error, the same bits, and over 96 %."""
+    curves = []
+    for _ in range(2):
+        process = run("train", cwd=tmp_path)
+        assert (process.returncode, process.stderr) == (0, "")
+        folder = tmp_path / "runs" / "digits"
+        assert {path.name for path in folder.iterdir()} == FILES
+        report = json.loads((folder / "report.json").read_text())
+        assert all(net["scores"][-1] > 0.96 for net in report["nets"].values())
+        curves.append((folder / "curves.csv").read_bytes())
+    assert curves[0] == curves[1]
+
+
+def test_train_and_predict_on_a_table_of_ones_own(table, tmp_path):
+    result = train(table, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    predicted = invoke("predict", tmp_path / "run" / "model.pt", table, "--out", tmp_path / "p.csv")
+    assert predicted.exit_code == 0, predicted.output
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prediction"] for row in rows] == ["ham", "spam"] * 20
+    assert all(float(row["p(ham)"]) + float(row["p(spam)"]) == pytest.approx(1, abs=1e-12) for row in rows)
+    assert invoke("predict", tmp_path / "run" / "model.pt", table).output == (tmp_path / "p.csv").read_text()
+
+
+def test_a_regression_predicts_in_its_own_units(tmp_path):
+    x = np.linspace(-1, 1, 80)
+    table = tmp_path / "line.csv"
+    table.write_text("x;price\n" + "".join(f"{v};{3000 + 1000 * v}\n" for v in x))
+    result = invoke("train", table, "--task", "regression", "--epochs", 60, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "held-out R²" in result.output
+    lines = invoke("predict", tmp_path / "model.pt", table).output.splitlines()
+    assert lines[0] == "price"
+    np.testing.assert_allclose(np.array(lines[1:], float), 3000 + 1000 * x, rtol=0, atol=100)
+
+
+def test_settings_reach_the_run(table, tmp_path):
+    given = {
+        "hidden": 9, "activation": "gelu", "weight_decay": 0.25, "epochs": 2, "batch_size": 7, "optimizer": "adamw",
+        "lr": 0.125, "momentum": 0.5, "decoupled_decay": 0.75, "held_out": 0.5, "seed": 11, "dtype": "float64",
+        "device": "cpu",
+    }  # fmt: skip
+    options = [item for name, value in given.items() for item in (f"--{name.replace('_', '-')}", value)]
+    result = train(table, tmp_path / "run", *options, "--no-hidden-bias", "--no-output-bias", "--no-compare")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["settings"] == {**given, "hidden_bias": False, "output_bias": False}
+    assert "comparison" not in report
+
+
+BAD = {
+    "unknown activation": (["--activation", "swish2"], "train: activation must be one of identity, "),
+    "unknown task": (
+        ["--task", "ranking"],
+        "task must be one of classification, regression, multilabel; got 'ranking'",
+    ),
+    "negative λ": (["--weight-decay", "-1"], "train: weight_decay must be finite and not negative, got -1.0"),
+    "a device that is not there": (["--device", "cuda:99"], "train: device must be one that is there, got 'cuda:99'"),
+    "unknown column": (["--label", "colour"], "label must be one of the columns 'id', 'u', 'kind', 'v'"),
+    "a second label": (["--label", "v"], "label must be one column for classification, got 2"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_status_2_and_writes_nothing(table, tmp_path, options, message):
+    result = train(table, tmp_path / "run", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_files_are_said_in_words(table, tmp_path):
+    assert "none.csv: No such file" in invoke("train", tmp_path / "none.csv").output
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv: expected rows of numbers, got an empty file" in invoke("train", tmp_path / "empty.csv").output
+    result = invoke("predict", table, table)
+    assert (result.exit_code, "expected a model file written by training" in result.output) == (2, True)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = invoke("train", tmp_path / "none.csv", "--debug")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_divergence_is_one_line_and_status_1(table, tmp_path):
+    result = train(table, tmp_path / "run", "--lr", "1e30")
+    assert result.exit_code == 1
+    assert result.output.count("train: J (by hand) became") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--activation", "gelu", "--loss", "mse", "--no-hidden-bias"]])
+def test_equations_prints_the_table(options):
+    table = equations.table("gelu", "mse", hidden_bias=False) if options else equations.table()
+    assert invoke("equations", *options).output == f"{table}\n"
+    assert invoke("equations", *options, "--latex").output == f"{table.latex}\n"
+
+
+def test_equations_refuses_an_unknown_loss():
+    result = invoke("equations", "--loss", "hinge")
+    assert (result.exit_code, "loss must be one of cross_entropy" in result.output) == (2, True)
+
+
+def test_info_names_the_kernels():
+    process = run("info")
+    assert process.returncode == 0
+    facts = dict(line.split(maxsplit=1) for line in process.stdout.splitlines())
+    assert facts["kernels"].split()[0] in ("cpu+cuda", "cpu", "python")
+    assert facts["torch_manual_bp"] == torch_manual_bp.__version__
+
+
+def test_ctrl_c_keeps_what_was_learned(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["train", "digits", "--epochs", "1000000", "--out", str(out)]
+    with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch "):
+                break
+        process.send_signal(signal.SIGINT)
+        printed = process.stdout.read()
+    assert process.returncode == 130
+    assert "Interrupted after step " in printed
+    assert {path.name for path in out.iterdir()} == FILES
+    report = json.loads((out / "report.json").read_text())
+    assert report["interrupted"] is True
+    assert 0 < report["steps"] < 43_000_000
+    assert len((out / "curves.csv").read_text().splitlines()) == report["steps"] + 1
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "sklearn", "matplotlib"])
+def test_a_missing_extra_is_named_with_its_remedy(tmp_path, missing):
+    """A module that raises what a missing one raises stands in its place."""
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('gone', name={missing!r})")
+    process = run("train", cwd=tmp_path)  # -m puts the current folder first
+    assert process.returncode == 1
+    assert process.stderr == f'{missing} is missing: pip install "torch_manual_bp[train]"\n'
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_terminal_without_greek_letters_is_no_error(tmp_path):
+    process = run("equations", environment={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
+    assert process.returncode == 0
+    assert "h = ?(z)" in process.stdout
