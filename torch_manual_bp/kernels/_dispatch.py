@@ -35,7 +35,9 @@ def _load() -> tuple[SimpleNamespace | None, str]:
     try:
         import_module("torch_manual_bp._C")  # its static initialisers register the ops; it holds nothing for Python
     except ModuleNotFoundError:
-        why = _NOTE.read_text().strip() if _NOTE.exists() else "this source tree has not been built"
+        why = (
+            _NOTE.read_text().strip() if _NOTE.exists() else "not built in this source tree, or for want of a compiler"
+        )
         return None, f"no compiled extension: {why}"
     except ImportError as error:  # built for another libtorch, say
         return None, f"the compiled extension does not load: {error}"

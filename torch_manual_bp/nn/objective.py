@@ -1,6 +1,7 @@
 """The objective of a training step as a module."""
 
 import math
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -54,15 +55,7 @@ class Objective(nn.Module):
                 f"Objective: mlp must be a torch_manual_bp.MLP, got {type(mlp).__name__}; "
                 "MLP.from_linears(fc1, activation, fc2) makes one from two nn.Linear"
             )
-        loss_named(loss, "Objective")
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"Objective: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
-        if not (0 <= weight_decay < math.inf):
-            raise ValueError(f"Objective: weight_decay must be finite and not negative, got {weight_decay}")
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"Objective: label_smoothing must lie in [0, 1], got {label_smoothing}")
-        if loss != "cross_entropy" and (label_smoothing or class_weight is not None or ignore_index != -100):
-            raise ValueError(f"Objective: label_smoothing, ignore_index and class_weight are not options of {loss}")
+        _check_options(loss, weight_decay, reduction, label_smoothing, ignore_index, class_weight)
         if class_weight is not None:
             check.weights("Objective", "class_weight", class_weight, (mlp.out_features,), class_weight)
         super().__init__()
@@ -102,6 +95,30 @@ class Objective(nn.Module):
     def extra_repr(self) -> str:
         """The loss and λ."""
         return f"loss={self.loss.name!r}, weight_decay={self.weight_decay}, reduction={self.loss.reduction!r}"
+
+
+def _check_options(
+    loss: str,
+    weight_decay: float,
+    reduction: str,
+    label_smoothing: float,
+    ignore_index: int,
+    class_weight: Tensor | None,
+) -> None:
+    loss_named(loss, "Objective")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"Objective: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
+    for option, value in (("weight_decay", weight_decay), ("label_smoothing", label_smoothing)):
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"Objective: {option} must be a number, got {value!r}")
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"Objective: ignore_index must be an int, got {ignore_index!r}")
+    if not (0 <= weight_decay < math.inf):
+        raise ValueError(f"Objective: weight_decay must be finite and not negative, got {weight_decay}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"Objective: label_smoothing must lie in [0, 1], got {label_smoothing}")
+    if loss != "cross_entropy" and (label_smoothing or class_weight is not None or ignore_index != -100):
+        raise ValueError(f"Objective: label_smoothing, ignore_index and class_weight are not options of {loss}")
 
 
 def _refuse_wrapped(mlp: MLP) -> None:
