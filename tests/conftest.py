@@ -6,7 +6,7 @@ from torch_manual_bp.equations import ACTIVATIONS
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(77)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=list(ACTIVATIONS))

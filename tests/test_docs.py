@@ -38,6 +38,8 @@ def test_docstring_example_runs():
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))
-    paths |= {f"torch_manual_bp/{path}" for path in re.findall(r"(?<![\w/])(?:equations|kernels|autograd)/\w+\.py", text)}
+    paths |= {
+        f"torch_manual_bp/{path}" for path in re.findall(r"(?<![\w/])(?:equations|kernels|autograd)/\w+\.py", text)
+    }
     paths -= {"csrc/cpu/X.cpp", "csrc/cuda/X.cu"}  # X stands for any op
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []

@@ -217,6 +217,7 @@ def trained():
     return mlp, torch.randn(7, 5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(trained, strict, activation):
     """Plain ATen in the graph: an exported program must not need this package."""
@@ -249,8 +250,9 @@ def test_onnx(trained):
     torch.testing.assert_close(torch.from_numpy(got), mlp(x).detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::torch.jit.TracerWarning")
 def test_jit_trace(trained):
+    """Without a warning that the trace might be incorrect: nn.Linear gives none."""
     mlp, x = trained
     traced = torch.jit.trace(mlp, (x,))
     assert "PythonOp" not in str(traced.graph)

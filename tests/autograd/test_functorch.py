@@ -22,6 +22,7 @@ from .reference import (
 )
 
 TOLERANCE = 1e-11
+pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch's linearize
 ALL = tuple(range(5))
 SMOOTH = ("tanh", "gelu")  # φ′ from h, and from z
 

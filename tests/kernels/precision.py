@@ -2,13 +2,15 @@
 
 import torch
 
+FEW = 256  # elements, of which eager's largest error says little: it may be 0 by luck
+
 
 def assert_accurate(got, truth, eager, terms=None):
     """Against the float64 truth; eager is torch's own answer in got's dtype.
 
     Twice eager's error holds of the tensor as a whole (its norm), and of the largest error but for half a step of the
-    largest element: the rounding of an exact result, which eager may by luck not have met. Where the result is a
-    difference, terms are what is subtracted, and the half step is theirs.
+    largest element: the rounding of an exact result. Where the result is a difference, terms are what is subtracted,
+    and the half step is theirs. A few elements may be two steps off.
     """
     assert got.shape == truth.shape
     if got.numel() == 0:
@@ -18,10 +20,12 @@ def assert_accurate(got, truth, eager, terms=None):
     if got.dtype == torch.float64:
         assert error.abs().amax().item() <= 1e-12 * max(size, 1.0)
         return
-    own = eager.double() - truth
-    half_step = torch.finfo(got.dtype).eps / 2 * size
-    assert error.abs().amax().item() <= 2 * own.abs().amax().item() + half_step
-    assert error.norm().item() <= 2 * own.norm().item() + half_step
+    own, step = eager.double() - truth, torch.finfo(got.dtype).eps * size
+    if got.numel() < FEW:
+        assert error.abs().amax().item() <= max(2 * own.abs().amax().item(), 2 * step)
+        return
+    assert error.abs().amax().item() <= 2 * own.abs().amax().item() + step / 2
+    assert error.norm().item() <= 2 * own.norm().item() + step / 2
 
 
 def assert_loss_accurate(L, truth, terms):
