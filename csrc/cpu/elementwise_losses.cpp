@@ -1,35 +1,11 @@
 // mse_ and bce_with_logits_: L, and o ← Ĝ, in one pass over o and y.
 #include <torch/csrc/stable/library.h>
 
+#include "../elementwise_losses.h"
 #include "losses.h"
 
 namespace tmb {
 namespace {
-
-// l(o, y) and Ĝ = its derivative by o, up to the factor that the scale carries.
-template <typename C>
-struct Term {
-  C loss, gradient;
-};
-
-struct SquaredError {
-  static constexpr double kFactor = 2;
-  template <typename C>
-  static TMB_INLINE Term<C> at(C o, C y) {
-    const C residual = o - y;
-    return {residual * residual, residual};
-  }
-};
-
-struct BinaryCrossEntropy {
-  static constexpr double kFactor = 1;
-  template <typename C>
-  static TMB_INLINE Term<C> at(C o, C y) {
-    const C e = exp_nonpositive(-std::fabs(o)), larger = C(1) / (C(1) + e);
-    const C loss = (o > C(0) ? o : C(0)) - o * y + log1p(e);
-    return {loss, (o > C(0) ? larger : e * larger) - y};  // σ(o) − y
-  }
-};
 
 // Over n elements, with bias and row weights repeated to match: o ← r Ĝ; returns Σ r l.
 template <typename T, typename Y, typename Loss>
@@ -41,7 +17,7 @@ TMB_CLONES double loss_tile(T* o, const Wide<T>* bias, const Y* y, const Wide<T>
     const int64_t end = std::min(n, begin + short_sum);
     C sum = 0;
     _Pragma("omp simd reduction(+ : sum)") for (int64_t i = begin; i < end; ++i) {
-      const Term<C> term = Loss::at(C(widen(o[i]) + bias[i]), C(widen(y[i])));
+      const LossTerm<C> term = Loss::at(C(widen(o[i]) + bias[i]), C(widen(y[i])));
       o[i] = narrow<T>(weight[i] * term.gradient);
       sum += weight[i] * term.loss;
     }

@@ -1,33 +1,9 @@
 // mse_ and bce_with_logits_: L, and o ← Ĝ, in one pass over o and y, an octet a thread.
+#include "../elementwise_losses.h"
 #include "losses.cuh"
 
 namespace tmb {
 namespace {
-
-// l(o, y) and Ĝ = its derivative by o, up to the factor that the scale carries.
-template <typename C>
-struct Term {
-  C loss, gradient;
-};
-
-struct SquaredError {
-  static constexpr double kFactor = 2;
-  template <typename C>
-  static TMB_INLINE Term<C> at(C o, C y) {
-    const C residual = o - y;
-    return {residual * residual, residual};
-  }
-};
-
-struct BinaryCrossEntropy {
-  static constexpr double kFactor = 1;
-  template <typename C>
-  static TMB_INLINE Term<C> at(C o, C y) {
-    const C e = exp_nonpositive(-std::fabs(o)), larger = C(1) / (C(1) + e);
-    const C loss = (o > C(0) ? o : C(0)) - o * y + log1p(e);
-    return {loss, (o > C(0) ? larger : e * larger) - y};  // σ(o) − y
-  }
-};
 
 // o ← r Ĝ; sums[block] ← its Σ r l
 template <typename T, typename Y, typename Loss>
@@ -47,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) loss_octets(T* o, const T* bias, con
     }
     const int n = octets.length(column);
     for (int j = 0; j < 8; ++j) {
-      const Term<C> term = Loss::at(x[j] + b[j], y[j]);
+      const LossTerm<C> term = Loss::at(x[j] + b[j], y[j]);
       x[j] = r * term.gradient;
       sum += j < n ? r * term.loss : C(0);
     }

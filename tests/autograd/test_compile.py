@@ -250,11 +250,11 @@ def test_onnx(trained):
     torch.testing.assert_close(torch.from_numpy(got), mlp(x).detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::torch.jit.TracerWarning")
-def test_jit_trace(trained):
+def test_jit_trace(trained, recwarn):
     """Without a warning that the trace might be incorrect: nn.Linear gives none."""
     mlp, x = trained
     traced = torch.jit.trace(mlp, (x,))
+    assert not [w for w in recwarn if issubclass(w.category, torch.jit.TracerWarning)]
     assert "PythonOp" not in str(traced.graph)
     rows = torch.randn(3, 5, requires_grad=True)
     got, expected = traced(rows), mlp(rows)

@@ -25,6 +25,8 @@ def tensors(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: T
     for name, t in named:
         if not isinstance(t, Tensor) and not (t is None and name in ("b1", "b2")):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(t).__name__}")
+    if torch.jit.is_tracing():
+        return  # sizes are traced values there, and a trace's comparisons are frozen into it
     if w1.dim() != 2:
         raise ValueError(f"{op}: w1 must have shape (h, d), got {tuple(w1.shape)}")
     if w2.dim() != 2:

@@ -106,7 +106,7 @@ def gradients_table(training: Training) -> Table:
         title="the gradients at the same parameters: max|a − b| / max|b|",
         caption=f"Largest of {len(checks)} checks along the way; exact is autograd in float64.\n"
         f"What parts both from it is {dtype}'s rounding: where an example\n"
-        "is learned, softmax − onehot cancels.",
+        "is learned, ∂L/∂o is a difference of near equals.",
         title_justify="left",
         caption_justify="left",
     )
