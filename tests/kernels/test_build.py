@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# (an editable install of this project, if there is one, would lend its extension to the package under test)
 USE = """
-import warnings
+import sys, warnings
+sys.meta_path = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import torch
