@@ -13,8 +13,10 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
   m.def("dact_bias_grad_(Tensor(a!) dh, Tensor saved, int activation, int kind) -> Tensor");
   m.def("cross_entropy_ (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? class_weight, Tensor? row_weight,"
         "                float label_smoothing, int ignore_index, bool mean) -> (Tensor, Tensor)");
-  m.def("mse_           (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight, bool mean) -> (Tensor, Tensor)");
-  m.def("bce_with_logits_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight, bool mean) -> (Tensor, Tensor)");
+  m.def("mse_           (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"
+        "                bool mean) -> (Tensor, Tensor)");
+  m.def("bce_with_logits_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"
+        "                bool mean) -> (Tensor, Tensor)");
   m.def("find_bad_label (Tensor target, int classes, int ignore_index) -> Tensor");
 }
 // clang-format on

@@ -33,8 +33,10 @@ TMB_CLONES void dact_tile(T* dh, const typename Kept<T, K>::type* kept, int64_t 
     const auto *const k0 = kept + r * kept_stride, *const k1 = k0 + kept_stride, *const k2 = k1 + kept_stride,
                      *const k3 = k2 + kept_stride;
     TMB_SIMD for (int64_t j = 0; j < columns; ++j) {
-      const C a = slope_from<A, K>(C(widen(k0[j]))) * widen(d0[j]), b = slope_from<A, K>(C(widen(k1[j]))) * widen(d1[j]);
-      const C c = slope_from<A, K>(C(widen(k2[j]))) * widen(d2[j]), d = slope_from<A, K>(C(widen(k3[j]))) * widen(d3[j]);
+      const C a = slope_from<A, K>(C(widen(k0[j]))) * widen(d0[j]);
+      const C b = slope_from<A, K>(C(widen(k1[j]))) * widen(d1[j]);
+      const C c = slope_from<A, K>(C(widen(k2[j]))) * widen(d2[j]);
+      const C d = slope_from<A, K>(C(widen(k3[j]))) * widen(d3[j]);
       d0[j] = narrow<T>(a);
       d1[j] = narrow<T>(b);
       d2[j] = narrow<T>(c);
@@ -114,11 +116,10 @@ struct Plan {
         columns(merged * h),
         rows(B / merged),
         rest(B % merged * h),
-        chunk_rows(std::max({2 * kShortSum, rows / 64 + 1, kGrain / columns})),
-        chunks((rows + chunk_rows - 1) / chunk_rows) {
-    chunk_rows = (chunk_rows + kShortSum - 1) / kShortSum * kShortSum;
-    chunks = (rows + chunk_rows - 1) / chunk_rows;
-  }
+        chunk_rows(whole_short_sums(std::max({2 * kShortSum, rows / 64 + 1, kGrain / columns}))),
+        chunks((rows + chunk_rows - 1) / chunk_rows) {}
+
+  static int64_t whole_short_sums(int64_t rows) { return (rows + kShortSum - 1) / kShortSum * kShortSum; }
 };
 
 template <typename T, Kind K>

@@ -45,7 +45,8 @@ double run(const Tensor& o, const MaybeTensor& bias, const Tensor& target, const
   }
   constexpr int64_t chunk = kGrain / Tiles::kElements;  // tiles whose sum is one partial sum
   const Tiles tiles(o.size(0), o.size(1));
-  const int64_t bias_rows = o.size(1) <= Tiles::kElements ? tiles.tile_rows : 1, chunks = (tiles.count + chunk - 1) / chunk;
+  const int64_t bias_rows = o.size(1) <= Tiles::kElements ? tiles.tile_rows : 1;
+  const int64_t chunks = (tiles.count + chunk - 1) / chunk;
   const auto b = repeated_bias(const_data<T>(bias), o.size(1), bias_rows);
   const C* const r = const_data<C>(row_weight);
   T* const o_data = data<T>(o);
