@@ -124,7 +124,7 @@ def _warn_of_float16() -> None:
     warnings.warn(
         "torch_manual_bp: float16 matrix products take 20 to 100 times as long as float32 ones on a CPU: "
         "this step makes them in float32, and rounds its gradients to float16; bfloat16 is fast",
-        stacklevel=5,
+        stacklevel=6,  # the call of accumulate_grad or step
     )
 
 
