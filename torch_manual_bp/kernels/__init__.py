@@ -12,6 +12,7 @@ with plain torch, and for telling a fault of the extension from one elsewhere.
 from torch import Tensor
 
 from ._dispatch import backend, kernels_for
+from .classes import class_loss, class_statistics_, cross_entropy_classes_, new_statistics
 from .codes import CODES, KIND_CODES, MASKED_CODES
 
 __all__ = [
@@ -21,10 +22,14 @@ __all__ = [
     "bias_act_",
     "bias_act_keep_",
     "bias_act_mask_",
+    "class_loss",
+    "class_statistics_",
     "cross_entropy_",
+    "cross_entropy_classes_",
     "dact_",
     "find_bad_label",
     "mse_",
+    "new_statistics",
 ]
 
 
