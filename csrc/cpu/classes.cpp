@@ -15,11 +15,9 @@ struct ClassTile {
   T* o;
   const C* bias;
   const int64_t* target;
-  const C* class_weight;  // null: 1
-  const C* row_weight;    // null: 1
+  const C* class_weight;
+  const C* row_weight;  // null: 1
   int64_t first, n;
-
-  TMB_INLINE C weight(int64_t k) const { return class_weight == nullptr ? C(1) : class_weight[k]; }
 
   // Where in the tile the label is, or −1.
   TMB_INLINE int64_t label(int64_t b) const {
@@ -33,7 +31,7 @@ template <typename T>
 std::vector<double> weights_of_short_sums(const ClassTile<T>& tile) {
   std::vector<double> sums(static_cast<size_t>((tile.n + kShortSum - 1) / kShortSum), 0.0);
   for (int64_t k = 0; k < tile.n; ++k) {
-    sums[k / kShortSum] += tile.weight(k);
+    sums[k / kShortSum] += tile.class_weight[k];
   }
   return sums;
 }
@@ -47,13 +45,14 @@ TMB_CLONES void statistics_of_rows(const ClassTile<T>& tile, const double* weigh
     if (tile.target[b] < 0) {  // no class, hence the label of rows that are left out
       continue;
     }
-    const T* const o = tile.o + b * tile.n;
     RowStatistics s = statistics[b];
     for (int64_t from = 0; from < tile.n; from += kShortSum) {
       const int64_t length = std::min(kShortSum, tile.n - from);
+      const T* const o = tile.o + b * tile.n + from;
+      const C *const bias = tile.bias + from, *const w = tile.class_weight + from;
       C highest = std::numeric_limits<C>::lowest();  // finite, so that −∞ − top is no NaN
       _Pragma("omp simd reduction(max : highest)") for (int64_t k = 0; k < length; ++k) {
-        x[k] = widen(o[from + k]) + tile.bias[from + k];
+        x[k] = widen(o[k]) + bias[k];
         highest = x[k] > highest ? x[k] : highest;
       }
       s.raise(highest);
@@ -61,7 +60,7 @@ TMB_CLONES void statistics_of_rows(const ClassTile<T>& tile, const double* weigh
       C mass = 0, below_top = 0;
       _Pragma("omp simd reduction(+ : mass, below_top)") for (int64_t k = 0; k < length; ++k) {
         mass += exp_nonpositive(x[k] - top);
-        below_top += tile.weight(from + k) * (top - x[k]);
+        below_top += w[k] * (top - x[k]);
       }
       s.mass += mass;
       s.below_top += below_top;
@@ -69,8 +68,8 @@ TMB_CLONES void statistics_of_rows(const ClassTile<T>& tile, const double* weigh
     }
     const int64_t y = tile.label(b);
     if (y >= 0) {
-      s.label_logit = widen(o[y]) + tile.bias[y];
-      s.label_weight = tile.weight(y);
+      s.label_logit = widen(tile.o[b * tile.n + y]) + tile.bias[y];
+      s.label_weight = tile.class_weight[y];
     }
     statistics[b] = s;
   }
@@ -85,6 +84,7 @@ template <typename T>
 TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const Options& options, const RowStatistics* statistics,
                                  int64_t begin, int64_t end) {
   using C = Wide<T>;
+  const C *const bias = tile.bias, *const w = tile.class_weight;
   for (int64_t b = begin; b < end; ++b) {
     T* const o = tile.o + b * tile.n;
     if (tile.target[b] == options.ignore_index) {
@@ -96,11 +96,11 @@ TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const Options& option
     const RowGradient<C> G(t, tile.row_weight == nullptr ? 1 : tile.row_weight[b], s.mass);
     const C top = static_cast<C>(s.top);
     TMB_SIMD for (int64_t k = 0; k < tile.n; ++k) {
-      o[k] = narrow<T>(G.at(exp_nonpositive(widen(o[k]) + tile.bias[k] - top), tile.weight(k)));
+      o[k] = narrow<T>(G.at(exp_nonpositive(widen(o[k]) + bias[k] - top), w[k]));
     }
     const int64_t y = tile.label(b);
     if (y >= 0) {
-      o[y] = narrow<T>(G.at_label(exp_nonpositive(static_cast<C>(s.label_logit) - top), tile.weight(y)));
+      o[y] = narrow<T>(G.at_label(exp_nonpositive(static_cast<C>(s.label_logit) - top), w[y]));
     }
   }
 }
@@ -125,8 +125,11 @@ void with_tile(const Tensor& o, const MaybeTensor& bias, const Tensor& target, c
     using T = decltype(zero);
     using C = Wide<T>;
     const auto b = repeated_bias(const_data<T>(bias), o.size(1), 1);
-    f(ClassTile<T>{data<T>(o), b.data(), const_data<int64_t>(target), const_data<C>(class_weight),
-                   const_data<C>(row_weight), first_class, o.size(1)});
+    // ones where there are no weights: a loop that asks for them does not vectorise
+    const std::vector<C> ones(class_weight.has_value() ? 0 : b.size(), C(1));
+    const C* const w = class_weight.has_value() ? const_data<C>(class_weight) : ones.data();
+    f(ClassTile<T>{data<T>(o), b.data(), const_data<int64_t>(target), w, const_data<C>(row_weight), first_class,
+                   o.size(1)});
   });
 }
 
