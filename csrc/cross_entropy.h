@@ -66,6 +66,16 @@ struct RowStatistics {
   TMB_INLINE double loss(const TargetMass& t) const { return t.loss(::log(mass), top - label_logit, below_top); }
 };
 
+// Of the ops over tiles of classes.
+struct ClassOptions {
+  int64_t classes, ignore_index;
+  double smoothing;
+
+  TMB_INLINE TargetMass target_mass(const RowStatistics& s) const {
+    return {smoothing, classes, s.label_weight, s.weight};
+  }
+};
+
 constexpr int64_t kStatistics = sizeof(RowStatistics) / sizeof(double);
 
 }  // namespace tmb

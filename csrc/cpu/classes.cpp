@@ -75,13 +75,8 @@ TMB_CLONES void statistics_of_rows(const ClassTile<T>& tile, const double* weigh
   }
 }
 
-struct Options {
-  int64_t classes, ignore_index;
-  double smoothing;
-};
-
 template <typename T>
-TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const Options& options, const RowStatistics* statistics,
+TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const ClassOptions& options, const RowStatistics* statistics,
                                  int64_t begin, int64_t end) {
   using C = Wide<T>;
   const C *const bias = tile.bias, *const w = tile.class_weight;
@@ -92,8 +87,7 @@ TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const Options& option
       continue;
     }
     const RowStatistics& s = statistics[b];
-    const TargetMass t(options.smoothing, options.classes, s.label_weight, s.weight);
-    const RowGradient<C> G(t, tile.row_weight == nullptr ? 1 : tile.row_weight[b], s.mass);
+    const RowGradient<C> G(options.target_mass(s), tile.row_weight == nullptr ? 1 : tile.row_weight[b], s.mass);
     const C top = static_cast<C>(s.top);
     TMB_SIMD for (int64_t k = 0; k < tile.n; ++k) {
       o[k] = narrow<T>(G.at(exp_nonpositive(widen(o[k]) + bias[k] - top), w[k]));
@@ -107,7 +101,7 @@ TMB_CLONES void gradient_of_rows(const ClassTile<T>& tile, const Options& option
 
 #define TMB_INSTANTIATE(T)                                                                                         \
   template void statistics_of_rows<T>(const ClassTile<T>&, const double*, RowStatistics*, int64_t, int64_t);       \
-  template void gradient_of_rows<T>(const ClassTile<T>&, const Options&, const RowStatistics*, int64_t, int64_t);
+  template void gradient_of_rows<T>(const ClassTile<T>&, const ClassOptions&, const RowStatistics*, int64_t, int64_t);
 TMB_INSTANTIATE(float)
 TMB_INSTANTIATE(double)
 TMB_INSTANTIATE(BFloat16)
@@ -152,7 +146,7 @@ void cross_entropy_classes_(Tensor o, MaybeTensor bias, Tensor target, MaybeTens
   check_class_tile(op, o, bias, target, class_weight, first_class, statistics, kStatistics);
   check_class_gradient(op, o, row_weight, first_class, classes, label_smoothing);
   const auto* const rows = reinterpret_cast<const RowStatistics*>(const_data<double>(statistics));
-  const Options options{classes, ignore_index, label_smoothing};
+  const ClassOptions options{classes, ignore_index, label_smoothing};
   with_tile(o, bias, target, class_weight, row_weight, first_class, [&](const auto& tile) {
     parallel_for(o.size(0), tile.n, [&](int64_t begin, int64_t end) {
       gradient_of_rows(tile, options, rows, begin, end);
@@ -162,7 +156,7 @@ void cross_entropy_classes_(Tensor o, MaybeTensor bias, Tensor target, MaybeTens
 
 template <typename C>
 LossSum loss_of_rows(const RowStatistics* statistics, const int64_t* target, const C* row_weight, int64_t rows,
-                     const Options& options) {
+                     const ClassOptions& options) {
   LossSum sum;
   for (int64_t b = 0; b < rows; ++b) {
     if (target[b] == options.ignore_index) {
@@ -170,7 +164,7 @@ LossSum loss_of_rows(const RowStatistics* statistics, const int64_t* target, con
     }
     const RowStatistics& s = statistics[b];
     const double r = row_weight == nullptr ? 1 : row_weight[b];
-    sum.loss += r * s.loss(TargetMass(options.smoothing, options.classes, s.label_weight, s.weight));
+    sum.loss += r * s.loss(options.target_mass(s));
     sum.weight += r * s.label_weight;
   }
   return sum;
@@ -181,7 +175,7 @@ std::tuple<Tensor, Tensor> class_loss(Tensor statistics, Tensor target, MaybeTen
   check_class_loss("class_loss", statistics, kStatistics, target, row_weight, label_smoothing);
   const auto* const rows = reinterpret_cast<const RowStatistics*>(const_data<double>(statistics));
   const auto* const labels = const_data<int64_t>(target);
-  const Options options{classes, ignore_index, label_smoothing};
+  const ClassOptions options{classes, ignore_index, label_smoothing};
   const bool in_float = row_weight.has_value() && row_weight->scalar_type() == ScalarType::Float;
   const LossSum sum = in_float
                           ? loss_of_rows(rows, labels, const_data<float>(row_weight), target.size(0), options)

@@ -57,8 +57,11 @@ TMB_CLONES LossSum cross_entropy_rows(const Arguments<T>& a, int64_t begin, int6
       for (int64_t from = 0; from < q; from += kShortSum) {
         const int64_t to = std::min(q, from + kShortSum);
         C part = 0;
-        _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) {
-          part += a.class_weight == nullptr ? top - x[k] : a.class_weight[k] * (top - x[k]);
+        if (a.class_weight == nullptr) {  // (asked in the loop, it would keep the loop from vectorising)
+          _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) { part += top - x[k]; }
+        } else {
+          const C* const w = a.class_weight;
+          _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) { part += w[k] * (top - x[k]); }
         }
         weighted_below_top += part;
       }

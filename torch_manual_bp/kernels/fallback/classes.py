@@ -77,10 +77,10 @@ def cross_entropy_classes_(
     for rows in tiles(o):
         x = biased(o[rows], bias)
         hard, soft, a = _target_mass(statistics[rows], classes, label_smoothing)
-        top, mass = (column.to(x.dtype) for column in (statistics[rows, 0], a / statistics[rows, 1]))
+        top, per_mass = statistics[rows, 0].to(x.dtype), (a / statistics[rows, 1]).to(x.dtype)
         kept = target[rows] != ignore_index
         inside, y = _label(target[rows], first_class, o.shape[1])
-        G = (x - top[:, None]).exp() * mass[:, None]
+        G = (x - top[:, None]).exp() * per_mass[:, None]
         G.scatter_add_(1, y[:, None], torch.where(inside, -hard, 0).to(x.dtype)[:, None])
         if label_smoothing > 0:
             G.sub_(soft if class_weight is None else soft * class_weight)
