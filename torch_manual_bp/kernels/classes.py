@@ -45,7 +45,7 @@ def class_statistics_(
     Args:
         o: (B,n), contiguous: the logits of these classes before the bias is added; left alone.
         bias: (n,) in o's dtype, these classes' slice, or None.
-        target: (B,), int64: labels among all q classes; rows with a negative one, which need no statistics, are passed over.
+        target: (B,), int64: labels among all q classes; rows with a negative one need no statistics and may be passed over.
         class_weight: (n,), these classes' slice, float32 (float64 where o is), or None.
         first_class: k₀.
         statistics: (B,6) of ``new_statistics``; what is known with these classes afterwards.
@@ -59,7 +59,7 @@ def class_loss(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Σ_b r_b l_b and Σ_b r_b w_{y_b} over the rows not ignored, when all classes have been read.
 
-    l is that of ``cross_entropy_``: (1−ε) w_y (−log p_y) + (ε/q) Σ_k w_k (−log p_k) with −log p_k = log mass + top − x_k.
+    l is that of ``cross_entropy_``: (1−ε) w_y (−log p_y) + (ε/q) Σ_k w_k (−log p_k), −log p_k = log mass + top − x_k.
 
     Args:
         statistics: (B,6).
@@ -79,7 +79,7 @@ def cross_entropy_classes_(
     o: Tensor, bias: Tensor | None, target: Tensor, class_weight: Tensor | None, row_weight: Tensor | None,
     first_class: int, classes: int, label_smoothing: float, ignore_index: int, statistics: Tensor,
 ) -> None:  # fmt: skip
-    """o ← Ĝ, the columns of these classes: Ĝ_bk = r_b (a_b p_k − (1−ε) w_y [k=y] − (ε/q) w_k), 0 in ignored rows.
+    """``o ← Ĝ``, the columns of these classes: Ĝ_bk = r_b (a_b p_k − (1−ε) w_y [k=y] − (ε/q) w_k), 0 in ignored rows.
 
     As in ``cross_entropy_``, with p_k = e^{x_k − top} / mass and a_b = (1−ε) w_y + (ε/q) Σ_k w_k from the statistics.
 
@@ -87,7 +87,7 @@ def cross_entropy_classes_(
         o: (B,n), contiguous: the logits that ``class_statistics_`` was shown; Ĝ afterwards.
         bias: (n,) in o's dtype, these classes' slice, or None.
         target: (B,), int64: labels among all q classes.
-        class_weight: (n,), these classes' slice, float32 (float64 where o is), or None; as ``class_statistics_`` had it.
+        class_weight: (n,), these classes' slice, as ``class_statistics_`` had it, or None.
         row_weight: r (B,), as class_weight, or None.
         first_class: k₀.
         classes: q.
