@@ -45,7 +45,7 @@ def class_statistics_(
     Args:
         o: (B,n), contiguous: the logits of these classes before the bias is added; left alone.
         bias: (n,) in o's dtype, these classes' slice, or None.
-        target: (B,), int64: labels among all q classes; rows with a negative one need no statistics and may be passed over.
+        target: (B,), int64: labels among all q classes; rows with a negative one, no class, may be passed over.
         class_weight: (n,), these classes' slice, float32 (float64 where o is), or None.
         first_class: k₀.
         statistics: (B,6) of ``new_statistics``; what is known with these classes afterwards.
