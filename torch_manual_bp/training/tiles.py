@@ -125,7 +125,7 @@ class _Walk:
         """``out ← A B``."""
         torch.mm(a, b, out=out)
 
-    def mm_scaled(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+    def scaled_mm(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """``out ← factor · A B``."""
         out.addmm_(a, b, beta=0, alpha=self.alpha)
 
