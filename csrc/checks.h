@@ -5,10 +5,12 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "activations.h"
 
@@ -114,6 +116,10 @@ inline void check_labels(const char* op, const Tensor& target) {
                   ": target must be a contiguous 1-d int64 tensor, got shape ", shape_text(target.sizes()));
 }
 
+inline void check_smoothing(const char* op, double smoothing) {
+  STD_TORCH_CHECK(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
+}
+
 inline void check_cross_entropy(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
                                 const MaybeTensor& class_weight, const MaybeTensor& row_weight, double smoothing) {
   check_matrix(op, "o", o);
@@ -122,7 +128,36 @@ inline void check_cross_entropy(const char* op, const Tensor& o, const MaybeTens
   check_beside(op, "target", target, {o.size(0)}, ScalarType::Long, o);
   check_beside(op, "class_weight", class_weight, {o.size(1)}, wide_type(type), o);
   check_beside(op, "row_weight", row_weight, {o.size(0)}, wide_type(type), o);
-  STD_TORCH_CHECK(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
+  check_smoothing(op, smoothing);
+}
+
+// The numbers of the optimizer: a row for each parameter.
+inline void check_hyper(const char* op, const Tensor& hyper, int64_t parameters, int64_t columns) {
+  const bool fits = hyper.dim() == 2 && hyper.size(0) == parameters && hyper.size(1) == columns;
+  STD_TORCH_CHECK(fits && hyper.scalar_type() == ScalarType::Double && hyper.is_contiguous(), op,
+                  ": hyper must be a contiguous float64 tensor of shape ", shape_text(std::array{parameters, columns}),
+                  ", got ", torch::headeronly::toString(hyper.scalar_type()), " of shape ", shape_text(hyper.sizes()));
+}
+
+// The i-th tensor of a list that goes with the parameters.
+inline void check_parameter(const char* op, const char* name, size_t i, const Tensor& t, const Tensor& p,
+                            ScalarType type) {
+  const auto own = t.sizes(), expected = p.sizes();
+  STD_TORCH_CHECK(own.equals(expected), op, ": ", name, "[", i, "] must have shape ", shape_text(expected), ", got ",
+                  shape_text(own));
+  STD_TORCH_CHECK(t.scalar_type() == type && type == wide_type(type), op, ": ", name, "[", i,
+                  "] must be float32 or float64, as p[0], got ", torch::headeronly::toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, "[", i, "] must be contiguous, got strides ",
+                  shape_text(t.strides()));
+}
+
+inline void check_steps(const char* op, const std::vector<Tensor>& step, size_t parameters) {
+  STD_TORCH_CHECK(step.size() == parameters, op, ": step must have ", parameters, " tensors as p, got ", step.size());
+  for (const Tensor& t : step) {
+    STD_TORCH_CHECK(t.numel() == 1 && t.scalar_type() == ScalarType::Float, op,
+                    ": step must hold float32 tensors of one number, got ",
+                    torch::headeronly::toString(t.scalar_type()), " of shape ", shape_text(t.sizes()));
+  }
 }
 
 }  // namespace tmb
