@@ -17,24 +17,25 @@ struct VectorOf {
   typedef T unaligned_quad __attribute__((vector_size(4 * sizeof(T)), aligned(alignof(T)), may_alias));
 };
 
+// The first of a vector's numbers, all or `columns` of them.
+template <typename T>
+TMB_INLINE void write(const typename VectorOf<T>::type& v, T* to, int64_t columns) {
+  if (columns >= kVectorLanes<T>) {
+    *reinterpret_cast<typename VectorOf<T>::unaligned*>(to) = v;
+  } else {
+    for (int64_t i = 0; i < columns; ++i) {
+      to[i] = v[i];
+    }
+  }
+}
+
 // R rows and V vectors of C, all in registers while k runs; `columns` of them are written.
 template <typename T, int R, int V>
 TMB_INLINE void block(const Product<T>& p, int64_t m, int64_t n, int64_t columns) {
   using Vector = typename VectorOf<T>::type;
   using Memory = typename VectorOf<T>::unaligned;
   constexpr int64_t lanes = kVectorLanes<T>;
-  Vector sum[R][V];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      if (p.start.data == nullptr) {
-        sum[r][v] = Vector{};
-      } else {
-        sum[r][v] = *reinterpret_cast<const Memory*>(p.start.data + (m + r) * p.start.row + n + v * lanes);
-      }
-    }
-  }
+  Vector sum[R][V] = {};
   const T *a = p.a.data + m * p.a.row, *b = p.b.data + n;
   for (int64_t k = 0; k < p.K; ++k, a += p.a.column, b += p.b.row) {
     Vector right[V];
@@ -55,13 +56,10 @@ TMB_INLINE void block(const Product<T>& p, int64_t m, int64_t n, int64_t columns
     T* const c = p.c.data + (m + r) * p.c.row + n;
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (columns >= (v + 1) * lanes) {
-        *reinterpret_cast<Memory*>(c + v * lanes) = sum[r][v];
-      } else {
-        for (int64_t i = v * lanes; i < columns; ++i) {
-          c[i] = sum[r][v][i - v * lanes];
-        }
+      if (p.start.data != nullptr) {  // only now: a sum over blocks of rows errs less than one over all rows in turn
+        sum[r][v] += *reinterpret_cast<const Memory*>(p.start.data + (m + r) * p.start.row + n + v * lanes);
       }
+      write(sum[r][v], c + v * lanes, columns - v * lanes);
     }
   }
 }
@@ -117,6 +115,34 @@ TMB_CLONES void multiply_on(const Product<T>& p, bool many_registers) {
 template void multiply_on<float>(const Product<float>&, bool);
 template void multiply_on<double>(const Product<double>&, bool);
 
+// Four rows at a time, each into a sum of its own: the chains of additions are shorter, and so is their error.
+template <typename T>
+TMB_CLONES void add_columns(const T* a, int64_t row, int64_t M, int64_t N, bool add, T* sum) {
+  using Vector = typename VectorOf<T>::type;
+  using Memory = typename VectorOf<T>::unaligned;
+  for (int64_t n = 0; n < N; n += kVectorLanes<T>) {
+    const T* from = a + n;
+    Vector part[4] = {};
+    int64_t m = 0;
+    for (; m + 4 <= M; m += 4, from += 4 * row) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        part[i] += *reinterpret_cast<const Memory*>(from + i * row);
+      }
+    }
+    for (; m < M; ++m, from += row) {
+      part[m % 4] += *reinterpret_cast<const Memory*>(from);
+    }
+    Vector total = (part[0] + part[1]) + (part[2] + part[3]);
+    if (add) {
+      total += *reinterpret_cast<const Memory*>(sum + n);
+    }
+    write(total, sum + n, N - n);
+  }
+}
+template void add_columns<float>(const float*, int64_t, int64_t, int64_t, bool, float*);
+template void add_columns<double>(const double*, int64_t, int64_t, int64_t, bool, double*);
+
 // 4 × 4 at a time: what meets in a vector is interleaved twice.
 template <typename T>
 TMB_CLONES void transpose_blocks(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
@@ -160,6 +186,13 @@ void multiply(const Product<T>& product) {
 }
 template void multiply<float>(const Product<float>&);
 template void multiply<double>(const Product<double>&);
+
+template <typename T>
+void column_sums(Rows<const T> a, int64_t M, int64_t N, bool add, T* sum) {
+  add_columns(a.data, a.row, M, N, add, sum);
+}
+template void column_sums<float>(Rows<const float>, int64_t, int64_t, bool, float*);
+template void column_sums<double>(Rows<const double>, int64_t, int64_t, bool, double*);
 
 template <typename T>
 void transpose(Rows<const T> from, int64_t rows, int64_t columns, Rows<T> to) {

@@ -47,6 +47,10 @@ struct Product {
 template <typename T>
 void multiply(const Product<T>& product);
 
+// sum (N) ← [add] sum + aᵀ 1, the column sums of a's M rows.
+template <typename T>
+void column_sums(Rows<const T> a, int64_t M, int64_t N, bool add, T* sum);
+
 // to (columns,rows) ← from (rows,columns)ᵀ, both given by the distance of their rows.
 template <typename T>
 void transpose(Rows<const T> from, int64_t rows, int64_t columns, Rows<T> to);

@@ -227,7 +227,6 @@ SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wan
   const ActivationKernels<T> activation = kernels_of<T>(net.activation);
   const int64_t d = net.d, h = net.h, q = net.q, H = f.padded_h;
   const double class_weight_sum = sum_of_class_weights(loss, q);
-  const T one = 1;
   f.prepare(net);
   s.prepare(net, f);
   SmallSums<T> sums{s.dw1, s.db1, s.dw2, s.db2, 0, 0};
@@ -238,7 +237,6 @@ SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wan
     const auto add = [&](T* c, int64_t row, Operand<T> a, Rows<const T> b, int64_t M, int64_t N) {
       multiply<T>({{c, row}, {begin == 0 ? nullptr : c, row}, a, b, M, N, n});
     };
-    const Operand<T> ones{&one, 0, 0};
 
     f.run(net, activation, begin, n, s.o);
     const LossSum sum = loss_of(loss, s, q, class_weight_sum, begin, n);  // o ← Ĝ
@@ -248,7 +246,7 @@ SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wan
       add(s.dw2, h, {s.o, 1, q}, {f.h, H}, q, h);  // dW2 += Ĝᵀ h
     }
     if (wanted.db2) {
-      add(s.db2, q, ones, {s.o, q}, 1, q);  // db2 += Ĝᵀ 1
+      column_sums<T>({s.o, q}, n, q, begin > 0, s.db2);  // db2 += Ĝᵀ 1
     }
     if (!wanted.dw1 && !wanted.db1) {
       continue;
@@ -261,7 +259,7 @@ SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wan
       add(s.dw1t, H, {net.x + begin * d, 1, d}, {s.dh, H}, d, H);  // dW1ᵀ += xᵀ dz
     }
     if (wanted.db1) {
-      add(s.db1, h, ones, {s.dh, H}, 1, h);  // db1 += dzᵀ 1
+      column_sums<T>({s.dh, H}, n, h, begin > 0, s.db1);  // db1 += dzᵀ 1
     }
   }
   if (net.B == 0) {

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from ._dispatch import backend, kernels_for
 from .codes import CODES, KIND_CODES, MASKED_CODES
+from .small import has_small, small_adam_, small_forward, small_gradient_, small_is_faster, small_sgd_
+from .update import adam_, sgd_
 
 __all__ = [
     "act",
+    "adam_",
     "backend",
     "bce_with_logits_",
     "bias_act_",
@@ -24,7 +27,14 @@ __all__ = [
     "cross_entropy_",
     "dact_",
     "find_bad_label",
+    "has_small",
     "mse_",
+    "sgd_",
+    "small_adam_",
+    "small_forward",
+    "small_gradient_",
+    "small_is_faster",
+    "small_sgd_",
 ]
 
 

@@ -24,6 +24,12 @@ _OPS = (
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
+    "small_forward",
+    "small_gradient_",
+    "small_sgd_",
+    "small_adam_",
+    "sgd_",
+    "adam_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile
 
@@ -76,3 +82,19 @@ def kernels_for(tensor: Tensor) -> Any:
         why = _reason or f"the compiled extension has no kernels for {device_type}"
         warnings.warn(f"torch_manual_bp computes in plain torch on {device_type}, slower: {why}", stacklevel=3)
     return fallback
+
+
+def has_cpu_kernels() -> bool:
+    """Whether the compiled ops are there: those that exist on the CPU alone can be asked for then."""
+    return _on_cpu
+
+
+def small_kernels() -> Any:
+    """The ops of small nets; has_cpu_kernels() must hold."""
+    return _compiled
+
+
+def update_kernels_for(tensor: Tensor) -> Any:
+    """The optimizers' updates for this tensor: compiled for the CPU in float32 and float64, plain torch elsewhere."""
+    compiled = _on_cpu and tensor.is_cpu and tensor.dtype in (torch.float32, torch.float64)
+    return _compiled if compiled else fallback
