@@ -5,10 +5,12 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "activations.h"
 
@@ -160,6 +162,35 @@ inline void check_class_loss(const char* op, const Tensor& statistics, int64_t c
                  target);
   }
   check_smoothing(op, smoothing);
+}
+
+// The numbers of the optimizer: a row for each parameter.
+inline void check_hyper(const char* op, const Tensor& hyper, int64_t parameters, int64_t columns) {
+  const bool fits = hyper.dim() == 2 && hyper.size(0) == parameters && hyper.size(1) == columns;
+  STD_TORCH_CHECK(fits && hyper.scalar_type() == ScalarType::Double && hyper.is_contiguous(), op,
+                  ": hyper must be a contiguous float64 tensor of shape ", shape_text(std::array{parameters, columns}),
+                  ", got ", torch::headeronly::toString(hyper.scalar_type()), " of shape ", shape_text(hyper.sizes()));
+}
+
+// The i-th tensor of a list that goes with the parameters.
+inline void check_parameter(const char* op, const char* name, size_t i, const Tensor& t, const Tensor& p,
+                            ScalarType type) {
+  const auto own = t.sizes(), expected = p.sizes();
+  STD_TORCH_CHECK(own.equals(expected), op, ": ", name, "[", i, "] must have shape ", shape_text(expected), ", got ",
+                  shape_text(own));
+  STD_TORCH_CHECK(t.scalar_type() == type && type == wide_type(type), op, ": ", name, "[", i,
+                  "] must be float32 or float64, as p[0], got ", torch::headeronly::toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, "[", i, "] must be contiguous, got strides ",
+                  shape_text(t.strides()));
+}
+
+inline void check_steps(const char* op, const std::vector<Tensor>& step, size_t parameters) {
+  STD_TORCH_CHECK(step.size() == parameters, op, ": step must have ", parameters, " tensors as p, got ", step.size());
+  for (const Tensor& t : step) {
+    STD_TORCH_CHECK(t.numel() == 1 && t.scalar_type() == ScalarType::Float, op,
+                    ": step must hold float32 tensors of one number, got ",
+                    torch::headeronly::toString(t.scalar_type()), " of shape ", shape_text(t.sizes()));
+  }
 }
 
 }  // namespace tmb

@@ -38,6 +38,12 @@ auto with_type(ScalarType type, F&& f) {
   }
 }
 
+// The same for an op that computes in the dtype itself: float or double.
+template <typename F>
+auto with_wide_type(ScalarType type, F&& f) {
+  return type == ScalarType::Double ? f(double{}) : f(float{});
+}
+
 // An uninitialised contiguous tensor on the device of like. (The C shim: half the cost of a call by the dispatcher.)
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
   int64_t strides[2] = {1, 1};

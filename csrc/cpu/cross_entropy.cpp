@@ -146,6 +146,19 @@ std::tuple<Tensor, Tensor> cross_entropy_(Tensor o, MaybeTensor bias, Tensor tar
 }
 
 }  // namespace
+
+template <typename T>
+LossSum cross_entropy_rows(const LossRows<T>& rows, const int64_t* target, const T* class_weight,
+                           double class_weight_sum, double smoothing, int64_t ignore_index, T* workspace) {
+  return cross_entropy_rows(Arguments<T>{rows.o, rows.bias, target, class_weight, rows.row_weight, rows.q,
+                                         {smoothing, class_weight_sum, ignore_index}},
+                            0, rows.rows, workspace);
+}
+template LossSum cross_entropy_rows<float>(const LossRows<float>&, const int64_t*, const float*, double, double,
+                                           int64_t, float*);
+template LossSum cross_entropy_rows<double>(const LossRows<double>&, const int64_t*, const double*, double, double,
+                                            int64_t, double*);
+
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) { m.impl("cross_entropy_", TORCH_BOX(&tmb::cross_entropy_)); }

@@ -108,6 +108,22 @@ std::tuple<Tensor, Tensor> bce_with_logits_(Tensor o, MaybeTensor bias, Tensor t
 }
 
 }  // namespace
+
+template <typename T>
+double mse_rows(const LossRows<T>& rows, const T* target) {
+  return loss_tile<T, T, SquaredError>(rows.o, rows.bias, target, rows.row_weight, rows.rows * rows.q);
+}
+
+template <typename T>
+double bce_with_logits_rows(const LossRows<T>& rows, const T* target) {
+  return loss_tile<T, T, BinaryCrossEntropy>(rows.o, rows.bias, target, rows.row_weight, rows.rows * rows.q);
+}
+
+template double mse_rows<float>(const LossRows<float>&, const float*);
+template double mse_rows<double>(const LossRows<double>&, const double*);
+template double bce_with_logits_rows<float>(const LossRows<float>&, const float*);
+template double bce_with_logits_rows<double>(const LossRows<double>&, const double*);
+
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {

@@ -31,4 +31,22 @@ inline std::tuple<Tensor, Tensor> loss_and_scale(const Tensor& o, double loss, d
   return {value, scale};
 }
 
+// The same rows for whoever has checked them: o (rows,q) ← Ĝ in this thread, without a tensor made; float and double.
+template <typename T>
+struct LossRows {
+  T* o;
+  const T* bias;        // what is added to o: q numbers, for an elementwise loss q for each row
+  const T* row_weight;  // r: null for 1, but an elementwise loss needs q for each row
+  int64_t rows, q;
+};
+
+// workspace has room for q + 16.
+template <typename T>
+LossSum cross_entropy_rows(const LossRows<T>& rows, const int64_t* target, const T* class_weight,
+                           double class_weight_sum, double smoothing, int64_t ignore_index, T* workspace);
+template <typename T>
+double mse_rows(const LossRows<T>& rows, const T* target);
+template <typename T>
+double bce_with_logits_rows(const LossRows<T>& rows, const T* target);
+
 }  // namespace tmb

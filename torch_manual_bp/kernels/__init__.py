@@ -16,9 +16,12 @@ from ._dispatch import backend, kernels_for
 from .classes import class_loss, class_statistics_, cross_entropy_classes_, new_statistics
 from .codes import CODES, KIND_CODES, MASKED_CODES
 from .products import sgd_products_
+from .small import has_small, small_adam_, small_forward, small_gradient_, small_is_faster, small_sgd_
+from .update import adam_, sgd_
 
 __all__ = [
     "act",
+    "adam_",
     "backend",
     "bce_with_logits_",
     "bias_act_",
@@ -30,10 +33,17 @@ __all__ = [
     "cross_entropy_classes_",
     "dact_",
     "find_bad_label",
+    "has_small",
     "loss_",
     "mse_",
     "new_statistics",
+    "sgd_",
     "sgd_products_",
+    "small_adam_",
+    "small_forward",
+    "small_gradient_",
+    "small_is_faster",
+    "small_sgd_",
 ]
 
 

@@ -28,6 +28,12 @@ _OPS = (
     "bce_with_logits_",
     "find_bad_label",
     "sgd_products_",
+    "small_forward",
+    "small_gradient_",
+    "small_sgd_",
+    "small_adam_",
+    "sgd_",
+    "adam_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile
 
@@ -57,12 +63,12 @@ def _load() -> tuple[SimpleNamespace | None, str]:
 
 def _for_device(dispatch_key: str) -> SimpleNamespace | None:
     """The compiled ops of a device, with the fallback's where one has no kernel there; None if it has none at all."""
-    compiled = {
-        name: op
-        for name, op in vars(_compiled).items()
-        if torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::{name}", dispatch_key)
-    } if _compiled else {}  # fmt: skip
-    return SimpleNamespace(**{name: compiled.get(name, getattr(fallback, name)) for name in _OPS}) if compiled else None
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    every = {} if _compiled is None else vars(_compiled)
+    compiled = {name: op for name, op in every.items() if has_kernel(f"{_NAMESPACE}::{name}", dispatch_key)}
+    if not compiled:
+        return None
+    return SimpleNamespace(**{name: compiled.get(name) or getattr(fallback, name, None) for name in _OPS})
 
 
 _compiled, _reason = _load()
@@ -87,3 +93,8 @@ def kernels_for(tensor: Tensor) -> Any:
         why = _reason or f"the compiled extension has no kernels for {device_type}"
         warnings.warn(f"torch_manual_bp computes in plain torch on {device_type}, slower: {why}", stacklevel=3)
     return fallback
+
+
+def cpu_kernels() -> Any:
+    """The ops compiled for the CPU, among them those that exist nowhere else; or None."""
+    return _cpu

@@ -12,6 +12,7 @@ ACTIVATION_NAMES = (
     "identity", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "softplus", "elu", "relu_squared",
 )  # fmt: skip
 KIND_NAMES = ("h", "z", "mask")
+LOSS_CODES = {"cross_entropy": 0, "mse": 1, "bce_with_logits": 2}  # `enum class LossKind`
 
 
 class _Codes(dict[str, int]):

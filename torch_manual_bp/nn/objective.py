@@ -146,8 +146,8 @@ class Objective(nn.Module):
     ) -> Tensor:  # fmt: skip
         """J, and ∂J/∂p added to ``p.grad`` of each parameter, a tile of rows at a time, without an autograd graph.
 
-        ``p.grad`` becomes what ``objective(x, y).backward()`` would have made of it, to rounding. A leaf x that requires
-        a gradient gets its ``x.grad`` as well. All is computed before the first ``.grad`` is written. The arguments of
+        ``p.grad`` becomes what ``objective(x, y).backward()`` would have made of it, to rounding. A leaf x that
+        requires a gradient gets its ``x.grad`` as well. All is computed before the first ``.grad`` is written. The arguments of
         `forward` are taken under autocast as well; the gradients are summed in float32 then.
 
         Args:
@@ -155,8 +155,8 @@ class Objective(nn.Module):
             y: labels or targets, as of `forward`.
             row_weight: as of `forward`.
             tile_rows: rows of a tile, or "auto".
-            grad_scale: what J is multiplied with before it is differentiated, ``scaler.get_scale()`` for one; the J that
-                is returned is not.
+            grad_scale: what J is multiplied with before it is differentiated, ``scaler.get_scale()`` for one; the J
+                that is returned is not.
             normalizer: N of a batch of which these rows are a part (how many rows it has, or the sum of their weights):
                 the calls for its parts add up to J and gradient of the whole, penalty included. None: these rows are
                 the batch.

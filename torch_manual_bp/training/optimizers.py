@@ -51,9 +51,10 @@ class Rule(NamedTuple):
         g = [gradients[f"d{name}"] for name in self.parameters]
         hyper = self.hyper(penalty)
         if self.kind == "adam":
-            kernels.adam_(p, g, *self.states, hyper, clip_norm, self.flag)
+            exp_avg, exp_avg_sq, step = self.states
+            kernels.adam_(p, g, exp_avg, exp_avg_sq, step, hyper, clip_norm, self.flag)
         else:
-            kernels.sgd_(p, g, *self.states, hyper, clip_norm, self.flag)
+            kernels.sgd_(p, g, self.states[0], hyper, clip_norm, self.flag)
 
     def hyper(self, penalty: float) -> Tensor:
         """The numbers of each parameter, one row each, behind its penalty."""

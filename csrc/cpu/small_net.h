@@ -1,0 +1,54 @@
+// The arithmetic of a net so small that calls would cost more than it: forward and backward pass in one thread.
+#pragma once
+
+#include "../activations.h"
+
+namespace tmb {
+
+enum class LossKind : int64_t { cross_entropy, mse, bce_with_logits };
+
+// Contiguous; a null bias is none.
+template <typename T>
+struct SmallNet {
+  const T *x, *w1, *b1, *w2, *b2;
+  int64_t B, d, h, q;
+  Activation activation;
+};
+
+template <typename T>
+struct SmallLoss {
+  LossKind kind;
+  const int64_t* labels;  // of cross-entropy
+  const T* y;             // of the others
+  const T *row_weight, *class_weight;  // null: 1
+  double smoothing;
+  int64_t ignore_index;
+};
+
+// Which gradients are wanted.
+struct Wanted {
+  bool dw1 = true, db1 = true, dw2 = true, db2 = true;
+};
+
+// Sums over the rows, of Ĝ's gradient: ∂L/∂X is their product with the loss's scale. They live in the scratch.
+template <typename T>
+struct SmallSums {
+  T *dw1, *db1, *dw2, *db2;
+  double loss;    // Σ r l
+  double weight;  // N
+};
+
+// Elements of scratch that a pass needs; its start should be aligned to 64 bytes.
+template <typename T>
+int64_t forward_scratch(const SmallNet<T>& net);
+template <typename T>
+int64_t gradient_scratch(const SmallNet<T>& net);
+
+// o (B,q)
+template <typename T>
+void forward_pass(const SmallNet<T>& net, T* o, T* scratch);
+
+template <typename T>
+SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wanted wanted, T* scratch);
+
+}  // namespace tmb

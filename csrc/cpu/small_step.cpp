@@ -1,0 +1,298 @@
+// A small net's forward pass, gradient, and whole training step, one call each: small_forward, small_gradient_, small_sgd_,
+// small_adam_. Everything that can fail comes first; what is written is written at the end.
+#include <torch/csrc/stable/library.h>
+
+#include "labels.h"
+#include "losses.h"
+#include "small_net.h"
+#include "update.h"
+
+namespace tmb {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+// What every op is given of the net and of the loss.
+struct NetTensors {
+  const Tensor &x, &w1, &w2;
+  const MaybeTensor &b1, &b2;
+};
+
+struct LossArguments {
+  const Tensor& y;
+  const MaybeTensor &row_weight, &class_weight;
+  int64_t kind;
+  double smoothing;
+  int64_t ignore_index;
+  bool mean;
+  double normalizer;  // in place of N; 0: N itself
+};
+
+template <typename T>
+SmallNet<T> net_of(const NetTensors& t, Activation activation) {
+  return {const_data<T>(t.x), const_data<T>(t.w1), const_data<T>(t.b1), const_data<T>(t.w2), const_data<T>(t.b2),
+          t.x.size(0),        t.w1.size(1),        t.w1.size(0),        t.w2.size(0),        activation};
+}
+
+template <typename T>
+SmallLoss<T> loss_of(const LossArguments& a) {
+  const auto kind = static_cast<LossKind>(a.kind);
+  const bool labels = kind == LossKind::cross_entropy;
+  return {kind,
+          labels ? const_data<int64_t>(a.y) : nullptr,
+          labels ? nullptr : const_data<T>(a.y),
+          const_data<T>(a.row_weight),
+          const_data<T>(a.class_weight),
+          a.smoothing,
+          a.ignore_index};
+}
+
+// The scratch of a call: one tensor, so that the allocator's records show it.
+template <typename T>
+class Scratch {
+ public:
+  Scratch(const Tensor& like, int64_t elements)
+      : tensor_(new_tensor(like, {elements + kAlignment}, like.scalar_type())) {
+    const auto address = reinterpret_cast<uintptr_t>(data<T>(tensor_));
+    start_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+
+  T* start() const { return start_; }
+
+ private:
+  static constexpr int64_t kAlignment = 64 / sizeof(T);
+  Tensor tensor_;
+  T* start_;
+};
+
+// The pass and what is known after it.
+template <typename T>
+struct Gradient {
+  Scratch<T> scratch;  // holds the sums
+  SmallSums<T> sums;
+  double scale;  // ∂L/∂X = scale · sum
+  double share;  // of the penalty: N / normalizer
+  double J;
+};
+
+template <typename T>
+Gradient<T> gradient_of(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
+                        Wanted wanted) {
+  const SmallNet<T> net = net_of<T>(t, activation);
+  Scratch<T> scratch(t.x, gradient_scratch(net));
+  const SmallSums<T> sums = gradient_pass(net, loss_of<T>(a), wanted, scratch.start());
+  const double N = sums.weight, per_row = a.normalizer > 0 ? a.normalizer : N;
+  const bool labels = a.kind == static_cast<int64_t>(LossKind::cross_entropy);
+  const double divisor = !a.mean ? 1 : labels ? per_row : per_row * static_cast<double>(net.q);
+  const double factor = a.kind == static_cast<int64_t>(LossKind::mse) ? 2 : 1;  // (o − y)²′ = 2(o − y)
+  const double share = a.normalizer > 0 ? N / a.normalizer : 1;
+  double J = sums.loss / divisor;
+  if (weight_decay != 0) {
+    J += share * weight_decay / 2 * (sum_squares(net.w1, net.h * net.d) + sum_squares(net.w2, net.q * net.h));
+  }
+  return {std::move(scratch), sums, divisor == 0 ? 0 : factor / divisor, share, J};
+}
+
+Activation check_net(const char* op, const NetTensors& t, int64_t activation) {
+  check_matrix(op, "x", t.x);
+  check_matrix(op, "w1", t.w1);
+  check_matrix(op, "w2", t.w2);
+  const ScalarType type = t.x.scalar_type();
+  STD_TORCH_CHECK(type == wide_type(type), op, ": x must be float32 or float64, got ",
+                  torch::headeronly::toString(type));
+  const int64_t h = t.w1.size(0), q = t.w2.size(0);
+  check_beside(op, "w1", t.w1, {h, t.x.size(1)}, type, t.x);
+  check_beside(op, "b1", t.b1, {h}, type, t.x);
+  check_beside(op, "w2", t.w2, {q, h}, type, t.x);
+  check_beside(op, "b2", t.b2, {q}, type, t.x);
+  return checked_activation(op, activation);
+}
+
+Activation check_step(const char* op, const NetTensors& t, const LossArguments& a, int64_t activation) {
+  const Activation phi = check_net(op, t, activation);
+  const int64_t B = t.x.size(0), q = t.w2.size(0);
+  const ScalarType type = t.x.scalar_type();
+  STD_TORCH_CHECK(a.kind >= 0 && a.kind <= static_cast<int64_t>(LossKind::bce_with_logits), op,
+                  ": loss must be in [0, 2], got ", a.kind);
+  STD_TORCH_CHECK(a.normalizer == 0 || (a.mean && a.normalizer > 0), op,
+                  ": normalizer must be positive, and the loss a mean, or 0; got ", a.normalizer);
+  check_beside(op, "row_weight", a.row_weight, {B}, type, t.x);
+  if (a.kind != static_cast<int64_t>(LossKind::cross_entropy)) {
+    check_beside(op, "y", a.y, {B, q}, type, t.x);
+    return phi;
+  }
+  check_beside(op, "y", a.y, {B}, ScalarType::Long, t.x);
+  check_beside(op, "class_weight", a.class_weight, {q}, type, t.x);
+  check_smoothing(op, a.smoothing);
+  const int64_t* const labels = const_data<int64_t>(a.y);
+  const int64_t bad = first_bad_label(labels, B, q, a.ignore_index);
+  STD_TORCH_CHECK(bad < 0, op, ": y must hold labels in [0, ", q, ") or ", a.ignore_index, "; got ", labels[bad],
+                  " at row ", bad);
+  return phi;
+}
+
+template <typename T>
+Tensor scalar(const Tensor& like, T value) {
+  Tensor result = new_tensor(like, {}, like.scalar_type());
+  *data<T>(result) = value;
+  return result;
+}
+
+Tensor small_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
+                     int64_t activation) {
+  const NetTensors t{x, w1, w2, b1, b2};
+  const Activation phi = check_net("small_forward", t, activation);
+  Tensor o = new_tensor(x, {x.size(0), w2.size(0)}, x.scalar_type());
+  with_wide_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const SmallNet<T> net = net_of<T>(t, phi);
+    const Scratch<T> scratch(x, forward_scratch(net));
+    forward_pass(net, data<T>(o), scratch.start());
+  });
+  return o;
+}
+
+// dX ← (add ? dX : 0) + scale · sum + penalty · p
+template <typename T>
+void write_gradient(const MaybeTensor& dX, const T* sum, const T* p, int64_t n, T scale, T penalty, bool add) {
+  if (!dX.has_value()) {
+    return;
+  }
+  T* const g = data<T>(*dX);
+  for (int64_t i = 0; i < n; ++i) {
+    const T own = penalty == 0 ? scale * sum[i] : scale * sum[i] + penalty * p[i];
+    g[i] = add ? g[i] + own : own;
+  }
+}
+
+Tensor small_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+                       const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
+                       int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
+                       double weight_decay, double grad_scale, double normalizer, bool add, const MaybeTensor& dw1,
+                       const MaybeTensor& db1, const MaybeTensor& dw2, const MaybeTensor& db2) {
+  constexpr const char* op = "small_gradient_";
+  const NetTensors t{x, w1, w2, b1, b2};
+  const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, normalizer};
+  const Activation phi = check_step(op, t, a, activation);
+  const int64_t d = w1.size(1), h = w1.size(0), q = w2.size(0);
+  check_beside(op, "dw1", dw1, {h, d}, x.scalar_type(), x);
+  check_beside(op, "db1", db1, {h}, x.scalar_type(), x);
+  check_beside(op, "dw2", dw2, {q, h}, x.scalar_type(), x);
+  check_beside(op, "db2", db2, {q}, x.scalar_type(), x);
+  const Wanted wanted{dw1.has_value(), db1.has_value(), dw2.has_value(), db2.has_value()};
+  return with_wide_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted);
+    Tensor J = scalar(x, static_cast<T>(g.J));
+    const T scale = static_cast<T>(grad_scale * g.scale), penalty = static_cast<T>(grad_scale * g.share * weight_decay);
+    write_gradient<T>(dw1, g.sums.dw1, const_data<T>(w1), h * d, scale, penalty, add);
+    write_gradient<T>(db1, g.sums.db1, nullptr, h, scale, 0, add);
+    write_gradient<T>(dw2, g.sums.dw2, const_data<T>(w2), q * h, scale, penalty, add);
+    write_gradient<T>(db2, g.sums.db2, nullptr, q, scale, 0, add);
+    return J;
+  });
+}
+
+// The net's parameters in their fixed order, w1, b1, w2, b2, of which the biases may be absent.
+struct InOrder {
+  const Tensor* parameters[4];
+  int64_t count = 0;
+
+  explicit InOrder(const NetTensors& t) {
+    parameters[count++] = &t.w1;
+    if (t.b1.has_value()) {
+      parameters[count++] = &*t.b1;
+    }
+    parameters[count++] = &t.w2;
+    if (t.b2.has_value()) {
+      parameters[count++] = &*t.b2;
+    }
+  }
+
+  void check(const char* op, const char* name, const Tensors& state) const {
+    STD_TORCH_CHECK(static_cast<int64_t>(state.size()) == count, op, ": ", name, " must have ", count,
+                    " tensors, one for each parameter, got ", state.size());
+    for (int64_t i = 0; i < count; ++i) {
+      check_parameter(op, name, i, state[i], *parameters[i], parameters[i]->scalar_type());
+    }
+  }
+
+  // What an update is given; `first` and `second` may be empty.
+  template <typename T>
+  std::array<Parameter<T>, 4> with(const SmallSums<T>& sums, const Tensors& first, const Tensors& second) const {
+    std::array<Parameter<T>, 4> result;
+    const bool has_b1 = count == 4 || (count == 3 && parameters[1]->dim() == 1);
+    const T* const all[] = {sums.dw1, sums.db1, sums.dw2, sums.db2};
+    for (int64_t i = 0; i < count; ++i) {
+      result[i] = {data<T>(*parameters[i]), all[i > 0 && !has_b1 ? i + 1 : i], parameters[i]->numel(),
+                   first.empty() ? nullptr : data<T>(first[i]), second.empty() ? nullptr : data<T>(second[i]), 0};
+    }
+    return result;
+  }
+};
+
+Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
+
+Tensor small_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+                  const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
+                  int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
+                  double weight_decay, const Tensors& momentum_buffer, const Tensor& hyper, double clip_norm,
+                  bool nesterov) {
+  constexpr const char* op = "small_sgd_";
+  const NetTensors t{x, w1, w2, b1, b2};
+  const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
+  const Activation phi = check_step(op, t, a, activation);
+  const InOrder in_order(t);
+  check_hyper(op, hyper, in_order.count, kHyperColumns<SgdHyper>);
+  if (!momentum_buffer.empty()) {
+    in_order.check(op, "momentum_buffer", momentum_buffer);
+  }
+  return with_wide_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
+    Tensor J = scalar(x, static_cast<T>(g.J));
+    const auto parameters = in_order.with<T>(g.sums, momentum_buffer, {});
+    sgd_update(parameters.data(), const_data<SgdHyper>(hyper), in_order.count, g.scale, clip_norm, nesterov);
+    return J;
+  });
+}
+
+Tensor small_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+                   const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
+                   int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
+                   double weight_decay, const Tensors& exp_avg, const Tensors& exp_avg_sq, const Tensors& step,
+                   const Tensor& hyper, double clip_norm, bool decoupled) {
+  constexpr const char* op = "small_adam_";
+  const NetTensors t{x, w1, w2, b1, b2};
+  const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
+  const Activation phi = check_step(op, t, a, activation);
+  const InOrder in_order(t);
+  check_hyper(op, hyper, in_order.count, kHyperColumns<AdamHyper>);
+  in_order.check(op, "exp_avg", exp_avg);
+  in_order.check(op, "exp_avg_sq", exp_avg_sq);
+  check_steps(op, step, in_order.count);
+  return with_wide_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
+    Tensor J = scalar(x, static_cast<T>(g.J));
+    auto parameters = in_order.with<T>(g.sums, exp_avg, exp_avg_sq);
+    for (int64_t i = 0; i < in_order.count; ++i) {
+      parameters[i].steps = *const_data<float>(step[i]) + 1;
+    }
+    adam_update(parameters.data(), const_data<AdamHyper>(hyper), in_order.count, g.scale, clip_norm, decoupled);
+    for (int64_t i = 0; i < in_order.count; ++i) {
+      *data<float>(step[i]) = static_cast<float>(parameters[i].steps);
+    }
+    return J;
+  });
+}
+
+}  // namespace
+}  // namespace tmb
+
+STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {
+  m.impl("small_forward", TORCH_BOX(&tmb::small_forward));
+  m.impl("small_gradient_", TORCH_BOX(&tmb::small_gradient_));
+  m.impl("small_sgd_", TORCH_BOX(&tmb::small_sgd_));
+  m.impl("small_adam_", TORCH_BOX(&tmb::small_adam_));
+}
