@@ -55,6 +55,37 @@ def test_it_joins_what_backward_left_and_the_other_way_round(objective):
         assert_close([p.grad for p in objective.parameters()], expected, TOLERANCE)
 
 
+GRADS = {
+    "transposed": lambda p: torch.randn(*p.shape[::-1], dtype=p.dtype).permute(*range(p.dim() - 1, -1, -1)),
+    "every other": lambda p: torch.randn(*p.shape, 2, dtype=p.dtype)[..., 0],
+    "part of one vector": lambda p: torch.randn(p.numel() + 3, dtype=p.dtype)[3:].view(p.shape),
+    "zeros": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("tile_rows", [3, "auto"], ids="tile_rows={}".format)
+@pytest.mark.parametrize("layout", GRADS)
+def test_grads_of_any_layout_are_added_to_in_their_place(layout, tile_rows, objective):
+    """As flattened optimizers and buckets make them; the version says that they changed."""
+    x, y = batch()
+    expected = untiled(objective, x, y)[2:]
+    for p in objective.parameters():
+        p.grad = GRADS[layout](p)
+    held = [(p.grad, p.grad.clone(), p.grad._version) for p in objective.parameters()]
+    objective.accumulate_grad(x, y, tile_rows=tile_rows)
+    for p, (grad, before, version), added in zip(objective.parameters(), held, expected, strict=True):
+        assert p.grad is grad and grad._version > version
+        assert_close([grad], [before + added], TOLERANCE)
+
+
+def test_some_have_a_gradient_and_some_do_not(objective):
+    x, y = batch()
+    expected = untiled(objective, x, y)[2:]
+    objective.mlp.fc1.bias.grad = torch.ones(6, dtype=torch.float64)
+    objective.accumulate_grad(x, y)
+    assert_close([p.grad for p in objective.parameters()], [g + (i == 1) for i, g in enumerate(expected)], TOLERANCE)
+
+
 def test_gradients_are_the_callers_own(objective):
     """Not views of the workspace, which the next call overwrites."""
     x, y = batch()

@@ -6,13 +6,12 @@ import pytest
 import torch
 from autograd.precision import assert_at_most_twice, mean_square_errors, under_autocast
 from autograd.reference import NAMES, gradients, objective_composition
-from torch import nn
 
 import torch_manual_bp as tmb
 from torch_manual_bp.autograd import door
 from torch_manual_bp.equations import LOSSES
 
-from .cases import batch, by_accumulate_grad, objective_of
+from .cases import batch, objective_of
 
 SMALL_LAMBDA = 0.01
 SIZES = {"B": 64, "d": 32, "h": 48, "q": 10}
@@ -89,8 +88,8 @@ def test_float16_on_a_cpu_is_told_of_once():
     door._warn_of_float16.cache_clear()
     objective, (x, y) = objective_of(dtype=torch.float16), batch(dtype=torch.float16)
     with pytest.warns(UserWarning, match="float16 matrix products take 20 to 100 times as long") as warned:
-        by_accumulate_grad(objective, x, y)
-        by_accumulate_grad(objective, x, y)
+        objective.accumulate_grad(x, y)
+        objective.accumulate_grad(x, y)
     assert len(warned) == 1 and warned[0].filename == __file__
 
 
