@@ -72,15 +72,16 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another ``step`` in its place,
+    or 16-bit parameters.
     """
+    if type(optimizer) not in (SGD, Adam, AdamW) or not parameters:
+        return None
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     if any(hooks) or _module._global_optimizer_pre_hooks or _module._global_optimizer_post_hooks:
         return None
-    if type(optimizer) not in (SGD, Adam, AdamW) or not parameters:
-        return None
-    own = vars(optimizer).get("step")  # a scheduler's only notes that it was called, see mark_stepped
-    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
+    own = vars(optimizer).get("step")
+    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):  # a scheduler's only notes that it was called
         return None
     groups = [_group_of(optimizer, parameter) for parameter in parameters.values()]
     if any(group.get(flag) for group in groups for flag in _NOT_FUSED):
