@@ -189,7 +189,7 @@ def test_rows_that_are_not_finite_reach_the_parameters_as_in_torch():
             assert torch.equal(p.isnan(), q.isnan()) and p.isnan().any()
 
 
-# ---------------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------------------------------------------------ what is trained
 
 
 def of_two_groups(objective):
@@ -273,7 +273,7 @@ def test_under_autocast(name):
             ).norm()  # Adam divides a gradient's bfloat16 rounding by its size
 
 
-# ------------------------------------------------------------------------------------------- what is left as it was, and versions
+# --------------------------------------------------------------------------------- what is left as it was, and versions
 
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "AdamW", "RMSprop", "Adam maximize"])
@@ -326,7 +326,7 @@ def test_J_is_that_before_the_step():
     assert J.item() == held and not J.requires_grad
 
 
-# ---------------------------------------------------------------------------------------------------------- the optimizer's own
+# -------------------------------------------------------------------------------------------------- the optimizer's own
 
 
 @of_every_optimizer
@@ -376,23 +376,23 @@ def test_schedulers_are_followed_and_say_nothing(name, scheduler):
     assert_same_training(ours, torchs)
 
 
-def test_hooks_of_the_optimizer_are_called():
-    """On the optimizer, and on all optimizers: it takes its own step, and sees the gradient."""
-    for name in ("SGD", "AdamW"):
-        ours, torchs = twins(OPTIMIZERS[name])
-        calls = []
-        ours[1].register_step_pre_hook(lambda o, a, k: calls.append(o.param_groups[0]["params"][0].grad.clone()))
-        ours[1].register_step_post_hook(lambda o, a, k: calls.append("post"))
-        everywhere = register_optimizer_step_post_hook(lambda o, a, k: calls.append("all"))
-        x, y = batch()
-        try:
-            ours[0].step(x, y, ours[1])
-        finally:
-            everywhere.remove()
-        assert calls[1:] == ["post", "all"]
-        assert_close(calls[:1], untiled(torchs[0], x, y)[2:3], TOLERANCE)
-        usual_step(torchs[0], x, y, torchs[1])
-        assert_same_training(ours, torchs)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_hooks_of_the_optimizer_are_called(name):
+    """On the optimizer, and on all optimizers: it takes its own step, and they see the gradient."""
+    ours, torchs = twins(OPTIMIZERS[name])
+    calls = []
+    ours[1].register_step_pre_hook(lambda o, a, k: calls.append(o.param_groups[0]["params"][0].grad.clone()))
+    ours[1].register_step_post_hook(lambda o, a, k: calls.append("post"))
+    everywhere = register_optimizer_step_post_hook(lambda o, a, k: calls.append("all"))
+    x, y = batch()
+    try:
+        ours[0].step(x, y, ours[1])
+    finally:
+        everywhere.remove()
+    assert calls[1:] == ["post", "all"]
+    assert_close(calls[:1], untiled(torchs[0], x, y)[2:3], TOLERANCE)
+    usual_step(torchs[0], x, y, torchs[1])
+    assert_same_training(ours, torchs)
 
 
 class Halved(SGD):
