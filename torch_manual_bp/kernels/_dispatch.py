@@ -21,9 +21,13 @@ _OPS = (
     "dact_",
     "dact_bias_grad_",
     "cross_entropy_",
+    "class_statistics_",
+    "class_loss",
+    "cross_entropy_classes_",
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
+    "sgd_products_",
     "small_forward",
     "small_gradient_",
     "small_sgd_",
@@ -57,25 +61,32 @@ def _load() -> tuple[SimpleNamespace | None, str]:
     return compiled, ""
 
 
-def _has_kernels(dispatch_key: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::bias_act_", dispatch_key))
+def _for_device(dispatch_key: str) -> SimpleNamespace | None:
+    """The compiled ops of a device, with the fallback's where one has no kernel there; None if it has none at all."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    every = {} if _compiled is None else vars(_compiled)
+    compiled = {name: op for name, op in every.items() if has_kernel(f"{_NAMESPACE}::{name}", dispatch_key)}
+    if not compiled:
+        return None
+    return SimpleNamespace(**{name: compiled.get(name) or getattr(fallback, name, None) for name in _OPS})
 
 
 _compiled, _reason = _load()
-_on_cpu = _compiled is not None and _has_kernels("CPU")
-_on_cuda = _compiled is not None and _has_kernels("CUDA")
+_cpu, _cuda = _for_device("CPU"), _for_device("CUDA")
 _warned = {"meta"}  # device types that have been told; nothing is computed on meta
 
 
 def backend() -> str:
     """What computes: "cpu+cuda", "cpu", or "python (reason)" where the plain-torch fallback does."""
-    return "+".join(["cpu"] * _on_cpu + ["cuda"] * _on_cuda) or f"python ({_reason})"
+    return "+".join(["cpu"] * (_cpu is not None) + ["cuda"] * (_cuda is not None)) or f"python ({_reason})"
 
 
 def kernels_for(tensor: Tensor) -> Any:
     """The ops for this tensor's device; warns once for a device type that has none compiled."""
-    if (_on_cpu and tensor.is_cpu) or (_on_cuda and tensor.is_cuda):  # (tensor.device.type takes six times as long)
-        return _compiled
+    if _cpu is not None and tensor.is_cpu:  # (tensor.device.type takes six times as long)
+        return _cpu
+    if _cuda is not None and tensor.is_cuda:
+        return _cuda
     device_type = tensor.device.type
     if device_type not in _warned:
         _warned.add(device_type)
@@ -84,17 +95,6 @@ def kernels_for(tensor: Tensor) -> Any:
     return fallback
 
 
-def has_cpu_kernels() -> bool:
-    """Whether the compiled ops are there: those that exist on the CPU alone can be asked for then."""
-    return _on_cpu
-
-
-def small_kernels() -> Any:
-    """The ops of small nets; has_cpu_kernels() must hold."""
-    return _compiled
-
-
-def update_kernels_for(tensor: Tensor) -> Any:
-    """The optimizers' updates for this tensor: compiled for the CPU in float32 and float64, plain torch elsewhere."""
-    compiled = _on_cpu and tensor.is_cpu and tensor.dtype in (torch.float32, torch.float64)
-    return _compiled if compiled else fallback
+def cpu_kernels() -> Any:
+    """The ops compiled for the CPU, among them those that exist nowhere else; or None."""
+    return _cpu

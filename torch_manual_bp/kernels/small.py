@@ -1,8 +1,8 @@
 """A net so small that calls cost more than arithmetic: its forward pass, gradient or whole step in one call.
 
-These ops are compiled, for tensors on the CPU in float32 and float64; `has_small` asks. They have no other backend: where
-they are not, the caller composes matrix products and the other kernels. Everything is done by one thread, and what can
-fail (a label that is no class, a shape) fails before anything is written. Parameters come in the order w1, b1, w2, b2,
+These ops are compiled, for tensors on the CPU in float32 and float64; `has_small` asks. They have no other backend;
+where they are not, the caller composes matrix products and the other kernels. Everything is done by one thread, and what
+can fail (a label that is no class, a shape) fails before anything is written. Parameters come in the order w1, b1, w2, b2,
 absent biases left out. J is that of the parameters as they were.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..equations import Loss
-from ._dispatch import has_cpu_kernels, small_kernels
+from ._dispatch import cpu_kernels
 from .codes import CODES, LOSS_CODES
 
 Maybe = Tensor | None
@@ -21,12 +21,12 @@ Tensors = Sequence[Tensor]
 
 def has_small(x: Tensor) -> bool:
     """Whether the ops of this module take tensors like x."""
-    return x.is_cpu and has_cpu_kernels() and x.dtype in (torch.float32, torch.float64)
+    return x.is_cpu and cpu_kernels() is not None and x.dtype in (torch.float32, torch.float64)
 
 
 def small_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
     """``o = φ(x w1ᵀ + 1 b1ᵀ) w2ᵀ + 1 b2ᵀ`` (B,q)."""
-    return small_kernels().small_forward(x, w1, b1, w2, b2, CODES[activation])
+    return cpu_kernels().small_forward(x, w1, b1, w2, b2, CODES[activation])
 
 
 def small_gradient_(
@@ -63,7 +63,7 @@ def small_gradient_(
     Returns:
         J, 0-dim, in x's dtype.
     """
-    return small_kernels().small_gradient_(
+    return cpu_kernels().small_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, grad_scale, normalizer, add, dw1, db1, dw2, db2,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def small_sgd_(
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
     for weights and 0 for biases. The other arguments are those of `small_gradient_` and `sgd_`.
     """
-    return small_kernels().small_sgd_(
+    return cpu_kernels().small_sgd_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def small_adam_(
 
     λ as in `small_sgd_`; the other arguments are those of `small_gradient_` and `adam_`.
     """
-    return small_kernels().small_adam_(
+    return cpu_kernels().small_adam_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,

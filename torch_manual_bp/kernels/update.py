@@ -1,15 +1,18 @@
 """The updates of torch.optim's SGD, Adam and AdamW, over all parameters in one call and one pass over memory.
 
-Each takes λ's share of the gradient and the clipping of its norm with it: with s the unpenalised gradient of a parameter,
+Each takes λ's share of the gradient and the clipping of its norm with it: with s the unpenalised gradient,
 g = c (s + penalty · p), c = min(1, clip_norm / (‖s + penalty · p‖ + 1e-6)), the norm over all parameters, as
 ``torch.nn.utils.clip_grad_norm_`` has it; a NaN in it makes everything NaN. Then, as torch.optim has it, weight_decay.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ._dispatch import update_kernels_for
+from . import fallback
+from ._dispatch import kernels_for
 
 Tensors = Sequence[Tensor]
 
@@ -32,7 +35,7 @@ def sgd_(p: Tensors, g: Tensors, momentum_buffer: Tensors, hyper: Tensor, clip_n
         ValueError, RuntimeError: something does not fit; nothing has been written.
     """
     if p:
-        update_kernels_for(p[0]).sgd_(p, g, momentum_buffer, hyper, clip_norm, nesterov)
+        _ops(p[0]).sgd_(p, g, momentum_buffer, hyper, clip_norm, nesterov)
 
 
 def adam_(
@@ -57,4 +60,9 @@ def adam_(
         ValueError, RuntimeError: something does not fit; nothing has been written.
     """
     if p:
-        update_kernels_for(p[0]).adam_(p, g, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled)
+        _ops(p[0]).adam_(p, g, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled)
+
+
+def _ops(p: Tensor) -> Any:
+    """The compiled ops take float32 and float64."""
+    return kernels_for(p) if p.dtype in (torch.float32, torch.float64) else fallback

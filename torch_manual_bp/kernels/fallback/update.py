@@ -49,7 +49,7 @@ def adam_(
 
 
 def _clipped(p: Tensors, g: Tensors, rows: Rows, clip_norm: float) -> Iterator[Tensor]:
-    """g + penalty · p of one parameter after the other, clipped by the norm of all of them."""
+    """G + penalty · p of one parameter after the other, clipped by the norm of all of them."""
 
     def gradients() -> Iterator[Tensor]:
         return (gi.add(pi, alpha=row[0]) for pi, gi, row in zip(p, g, rows, strict=True))
