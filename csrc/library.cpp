@@ -24,21 +24,19 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
         "                bool mean) -> (Tensor, Tensor)");
   m.def("bce_with_logits_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"
         "                bool mean) -> (Tensor, Tensor)");
-  m.def("sgd_products_  (Tensor(a!)[] w, Tensor[] left, Tensor[] right, float[] w_keep, float[] w_rate,"
-        "                Tensor(b!)[] b, Tensor[] db, float[] b_keep, float[] b_rate) -> ()");
   m.def("find_bad_label (Tensor target, int classes, int ignore_index) -> Tensor");
 
   // on the CPU alone
-  m.def("small_forward  (Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, int activation) -> Tensor");
-  m.def("small_gradient_(Tensor x, Tensor y, Tensor? row_weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2,"
+  m.def("mlp_forward  (Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, int activation) -> Tensor");
+  m.def("objective_gradient_(Tensor x, Tensor y, Tensor? row_weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2,"
         "                Tensor? class_weight, int activation, int loss, float label_smoothing, int ignore_index,"
         "                bool mean, float weight_decay, float grad_scale, float normalizer, bool add,"
         "                Tensor(a!)? dw1, Tensor(b!)? db1, Tensor(c!)? dw2, Tensor(d!)? db2) -> Tensor");
-  m.def("small_sgd_     (Tensor x, Tensor y, Tensor? row_weight, Tensor(a!) w1, Tensor(b!)? b1, Tensor(c!) w2,"
+  m.def("objective_sgd_     (Tensor x, Tensor y, Tensor? row_weight, Tensor(a!) w1, Tensor(b!)? b1, Tensor(c!) w2,"
         "                Tensor(d!)? b2, Tensor? class_weight, int activation, int loss, float label_smoothing,"
         "                int ignore_index, bool mean, float weight_decay, Tensor(e!)[] momentum_buffer, Tensor hyper,"
         "                float clip_norm, bool nesterov) -> Tensor");
-  m.def("small_adam_    (Tensor x, Tensor y, Tensor? row_weight, Tensor(a!) w1, Tensor(b!)? b1, Tensor(c!) w2,"
+  m.def("objective_adam_    (Tensor x, Tensor y, Tensor? row_weight, Tensor(a!) w1, Tensor(b!)? b1, Tensor(c!) w2,"
         "                Tensor(d!)? b2, Tensor? class_weight, int activation, int loss, float label_smoothing,"
         "                int ignore_index, bool mean, float weight_decay, Tensor(e!)[] exp_avg,"
         "                Tensor(f!)[] exp_avg_sq, Tensor(g!)[] step, Tensor hyper, float clip_norm,"

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "loops.h"
+#include "ops.h"
 
 namespace tmb {
 namespace {
@@ -105,6 +106,8 @@ void dispatch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activat
   with_type(z.scalar_type(), [&](auto zero) { run<decltype(zero)>(z, bias, h, a, keep, mask); });
 }
 
+}  // namespace
+
 void bias_act_(Tensor z, MaybeTensor bias, int64_t activation) {
   dispatch(z, bias, z, check_bias_act("bias_act_", z, bias, activation), false, nullptr);
 }
@@ -130,7 +133,6 @@ Tensor act(Tensor z, int64_t activation) {
   return h;
 }
 
-}  // namespace
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {

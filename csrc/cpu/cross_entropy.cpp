@@ -139,13 +139,19 @@ std::tuple<Tensor, Tensor> cross_entropy_(Tensor o, MaybeTensor bias, Tensor tar
   const int64_t bad = first_bad_label(labels, o.size(0), o.size(1), ignore_index);
   STD_TORCH_CHECK(bad < 0, "cross_entropy_: target must hold labels in [0, ", o.size(1), ") or ", ignore_index,
                   "; got ", labels[bad], " at row ", bad);
-  const LossSum sum = with_type(o.scalar_type(), [&](auto zero) {
-    return run<decltype(zero)>(o, bias, target, class_weight, row_weight, label_smoothing, ignore_index);
-  });
+  const LossSum sum = cross_entropy_sums(o, bias, target, class_weight, row_weight, label_smoothing, ignore_index);
   return loss_and_scale(o, sum.loss, mean ? sum.weight : 1, 1);
 }
 
 }  // namespace
+
+LossSum cross_entropy_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                           const MaybeTensor& class_weight, const MaybeTensor& row_weight, double smoothing,
+                           int64_t ignore_index) {
+  return with_type(o.scalar_type(), [&](auto zero) {
+    return run<decltype(zero)>(o, bias, target, class_weight, row_weight, smoothing, ignore_index);
+  });
+}
 
 template <typename T>
 LossSum cross_entropy_rows(const LossRows<T>& rows, const int64_t* target, const T* class_weight,

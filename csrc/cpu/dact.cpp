@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "loops.h"
+#include "ops.h"
 
 namespace tmb {
 namespace {
@@ -207,6 +208,8 @@ void dispatch(const Tensor& dh, const Tensor& saved, Activation a, int64_t kind,
   });
 }
 
+}  // namespace
+
 void dact_(Tensor dh, Tensor saved, int64_t activation, int64_t kind) {
   const Activation a = check_dact("dact_", dh, saved, activation, kind);
   if (a != Activation::identity) {  // φ′ = 1
@@ -221,7 +224,6 @@ Tensor dact_bias_grad_(Tensor dh, Tensor saved, int64_t activation, int64_t kind
   return db;
 }
 
-}  // namespace
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {

@@ -86,16 +86,22 @@ double rows_weight(const Tensor& o, const MaybeTensor& row_weight) {
 }
 
 template <typename Loss>
-std::tuple<Tensor, Tensor> loss(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
-                                const MaybeTensor& row_weight, bool mean) {
-  check_targets(op, o, bias, target, row_weight);
-  const double sum = with_type(o.scalar_type(), [&](auto zero) {
+LossSum sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target, const MaybeTensor& row_weight) {
+  const double loss = with_type(o.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return target.scalar_type() == o.scalar_type() ? run<T, T, Loss>(o, bias, target, row_weight)
                                                    : run<T, Wide<T>, Loss>(o, bias, target, row_weight);
   });
-  const double normaliser = mean ? rows_weight(o, row_weight) * static_cast<double>(o.size(1)) : 1;
-  return loss_and_scale(o, sum, normaliser, Loss::kFactor);
+  return {loss, rows_weight(o, row_weight)};
+}
+
+template <typename Loss>
+std::tuple<Tensor, Tensor> loss(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                                const MaybeTensor& row_weight, bool mean) {
+  check_targets(op, o, bias, target, row_weight);
+  const LossSum sum = sums<Loss>(o, bias, target, row_weight);
+  const double normaliser = mean ? sum.weight * static_cast<double>(o.size(1)) : 1;
+  return loss_and_scale(o, sum.loss, normaliser, Loss::kFactor);
 }
 
 std::tuple<Tensor, Tensor> mse_(Tensor o, MaybeTensor bias, Tensor target, MaybeTensor row_weight, bool mean) {
@@ -108,6 +114,15 @@ std::tuple<Tensor, Tensor> bce_with_logits_(Tensor o, MaybeTensor bias, Tensor t
 }
 
 }  // namespace
+
+LossSum mse_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target, const MaybeTensor& row_weight) {
+  return sums<SquaredError>(o, bias, target, row_weight);
+}
+
+LossSum bce_with_logits_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                             const MaybeTensor& row_weight) {
+  return sums<BinaryCrossEntropy>(o, bias, target, row_weight);
+}
 
 template <typename T>
 double mse_rows(const LossRows<T>& rows, const T* target) {

@@ -31,6 +31,14 @@ inline std::tuple<Tensor, Tensor> loss_and_scale(const Tensor& o, double loss, d
   return {value, scale};
 }
 
+// o ← Ĝ for arguments that were checked, labels too: Σ r l and N.
+LossSum cross_entropy_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                           const MaybeTensor& class_weight, const MaybeTensor& row_weight, double smoothing,
+                           int64_t ignore_index);
+LossSum mse_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target, const MaybeTensor& row_weight);
+LossSum bce_with_logits_sums(const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                             const MaybeTensor& row_weight);
+
 // The same rows for whoever has checked them: o (rows,q) ← Ĝ in this thread, without a tensor made; float and double.
 template <typename T>
 struct LossRows {

@@ -1,11 +1,16 @@
 // The arithmetic of a net so small that calls would cost more than it: forward and backward pass in one thread.
 #pragma once
 
-#include "../activations.h"
+#include "net_arguments.h"
 
 namespace tmb {
 
-enum class LossKind : int64_t { cross_entropy, mse, bce_with_logits };
+// Whether a step of this size takes less time here than in large_net.h's products: at most so many weights, which are
+// transposed anew for each step, and so many multiply-adds, which one thread makes. Measured.
+inline bool is_small(const NetTensors& net) {
+  const int64_t B = net.x.size(0), weights = net.w1.numel() + net.w2.numel();
+  return weights <= int64_t{1} << 15 && B * (2 * weights + net.w2.numel()) <= int64_t{1} << 23;
+}
 
 // Contiguous; a null bias is none.
 template <typename T>
@@ -23,11 +28,6 @@ struct SmallLoss {
   const T *row_weight, *class_weight;  // null: 1
   double smoothing;
   int64_t ignore_index;
-};
-
-// Which gradients are wanted.
-struct Wanted {
-  bool dw1 = true, db1 = true, dw2 = true, db2 = true;
 };
 
 // Sums over the rows, of Ĝ's gradient: ∂L/∂X is their product with the loss's scale. They live in the scratch.

@@ -15,8 +15,7 @@ from ..equations import Loss
 from ._dispatch import backend, kernels_for
 from .classes import class_loss, class_statistics_, cross_entropy_classes_, new_statistics
 from .codes import CODES, KIND_CODES, MASKED_CODES
-from .products import sgd_products_
-from .small import has_small, small_adam_, small_forward, small_gradient_, small_is_faster, small_sgd_
+from .one_call import has_one_call, mlp_forward, objective_adam_, objective_gradient_, objective_sgd_
 from .update import adam_, sgd_
 
 __all__ = [
@@ -33,17 +32,15 @@ __all__ = [
     "cross_entropy_classes_",
     "dact_",
     "find_bad_label",
-    "has_small",
+    "has_one_call",
     "loss_",
+    "mlp_forward",
     "mse_",
     "new_statistics",
+    "objective_adam_",
+    "objective_gradient_",
+    "objective_sgd_",
     "sgd_",
-    "sgd_products_",
-    "small_adam_",
-    "small_forward",
-    "small_gradient_",
-    "small_is_faster",
-    "small_sgd_",
 ]
 
 

@@ -83,20 +83,12 @@ def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> 
     return _loss_and_scale(o)
 
 
-@register_fake("torch_manual_bp::sgd_products_")
-def _(
-    w: list[Tensor], left: list[Tensor], right: list[Tensor], w_keep: list[float], w_rate: list[float],
-    b: list[Tensor], db: list[Tensor], b_keep: list[float], b_rate: list[float],
-) -> None:  # fmt: skip
-    return None
-
-
 @register_fake("torch_manual_bp::find_bad_label")
 def _(target: Tensor, classes: int, ignore_index: int) -> Tensor:
     return target.new_empty(())
 
 
-@register_fake("torch_manual_bp::small_forward")
+@register_fake("torch_manual_bp::mlp_forward")
 def _(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: int) -> Tensor:
     return x.new_empty((x.shape[0], w2.shape[0]))
 
@@ -109,7 +101,7 @@ def _nothing(*arguments: object) -> None:
     return None
 
 
-for _op in ("small_gradient_", "small_sgd_", "small_adam_"):
+for _op in ("objective_gradient_", "objective_sgd_", "objective_adam_"):
     register_fake(f"torch_manual_bp::{_op}", _value_of_a_step)
 for _op in ("sgd_", "adam_"):
     register_fake(f"torch_manual_bp::{_op}", _nothing)

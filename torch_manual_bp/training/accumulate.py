@@ -28,7 +28,7 @@ def accumulate(
     }
     if x is not None:
         sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
-    J, _, penalty, _ = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+    J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
     add_penalty(sums, net, penalty)
     for name, parameter in parameters.items():
         _add(parameter, sums[f"d{name}"])
@@ -61,7 +61,7 @@ class TiledObjective(Function):
             assert like is not None
             longer = dtype if name == "x" else sum_dtype(like.dtype)
             sums[f"d{name}"] = torch.empty_like(like, dtype=longer, memory_format=torch.contiguous_format)
-        J, _, penalty, _ = gradient(net, goal, Batch(x, y, row_weight), sums, tile, dtype, workspace, Share())
+        J, penalty = gradient(net, goal, Batch(x, y, row_weight), sums, tile, dtype, workspace, Share())
         add_penalty(sums, net, penalty)
         ctx.set_materialize_grads(False)
         ctx.needed = needed

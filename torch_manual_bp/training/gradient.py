@@ -12,7 +12,7 @@ from ..equations import ACTIVATIONS
 from . import tiling
 from .problem import PARAMETERS, Batch, Goal, Net, exact_dtype, sum_dtype
 from .steps import Steps, steps
-from .tiles import Names, run_tiles
+from .tiles import run_tiles
 from .workspace import Workspace
 
 _SHORT = (torch.bfloat16, torch.float16)
@@ -32,27 +32,11 @@ class Share(NamedTuple):
     group: "dist.ProcessGroup | None" = None
 
 
-class Gradient(NamedTuple):
-    """What a walk over the batch leaves behind.
-
-    Attributes:
-        J: the objective, 0-dim.
-        factor: ∂J/∂O = factor · Ĝ; a tensor where only the device knows it, and then g holds ∂J/∂O itself.
-        penalty: what w1 and w2 have to be multiplied with, to be added to dw1 and dw2.
-        last: the tensors of the last tile.
-    """
-
-    J: Tensor
-    factor: float | Tensor
-    penalty: float
-    last: Names
-
-
 def gradient(
     net: Net, goal: Goal, batch: Batch, sums: Mapping[str, Tensor], tile: tiling.Tiling, dtype: torch.dtype,
-    workspace: Workspace, share: Share, factors: frozenset[str] = frozenset(),
-) -> Gradient:  # fmt: skip
-    """J, and ∂L/∂X in ``sums`` for each dX there; the penalty's λW is left to be added.
+    workspace: Workspace, share: Share,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """J, ∂L/∂X in ``sums`` for each dX there, and the factor of W in ∂J/∂W, which is left to be added.
 
     Args:
         net: the parameters.
@@ -63,20 +47,18 @@ def gradient(
         dtype: of the matrix products.
         workspace: of the temporaries.
         share: how the rows count.
-        factors: of dw1 and dw2 those of which only the factors, dW1 = dZᵀX and dW2 = dOᵀH, are wanted; they stand in
-            ``last``, for a batch of one tile.
     """
     loss, q = goal.loss, net.w2.shape[0]
-    table = _steps(net.phi.name, frozenset(sums), factors, dtype in _SHORT, tile.classes < q, loss.takes_classes)
+    table = _steps(net.phi.name, frozenset(sums), dtype in _SHORT, tile.classes < q, loss.takes_classes)
     N = _number(_summed(loss.normalizer(batch.y, goal.class_weight, batch.row_weight), share.group))
     whole = N if share.normalizer is None else share.normalizer
     mean_of = whole * loss.terms(q) if loss.reduction == "mean" else 1.0
     factor = (share.scale * loss.gradient_factor) * _inverse(mean_of)
     if len(batch.x) > 0:
         products = _in_dtype(net, dtype, workspace)
-        total, last = run_tiles(table, products, goal, batch, tile, factor, sums, workspace)
+        total = run_tiles(table, products, goal, batch, tile, factor, sums, workspace)
     else:
-        total, last = net.w1.new_zeros((), dtype=exact_dtype(net.w1.device)), Names()
+        total = net.w1.new_zeros((), dtype=exact_dtype(net.w1.device))
         for tensor in sums.values():
             tensor.zero_()
     total = _summed(total, share.group)
@@ -88,7 +70,7 @@ def gradient(
     if goal.weight_decay:
         norms = [torch.linalg.vector_norm(w, dtype=J.dtype).square() for w in (net.w1, net.w2)]
         J.add_(norms[0].add(norms[1]), alpha=0.5 * part * goal.weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
-    return Gradient(J, factor, share.scale * part * goal.weight_decay, last)
+    return J, share.scale * part * goal.weight_decay
 
 
 def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float) -> None:
@@ -99,10 +81,8 @@ def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float) -> None:
 
 
 @cache
-def _steps(
-    activation: str, wanted: frozenset[str], factors: frozenset[str], short: bool, tiled: bool, by_class: bool
-) -> Steps:
-    return steps(ACTIVATIONS[activation], wanted, factors, short, classes_tiled=tiled, statistics=tiled and by_class)
+def _steps(activation: str, wanted: frozenset[str], short: bool, tiled: bool, by_class: bool) -> Steps:
+    return steps(ACTIVATIONS[activation], wanted, short, classes_tiled=tiled, statistics=tiled and by_class)
 
 
 def _summed(tensor: Tensor, group: "dist.ProcessGroup | None") -> Tensor:

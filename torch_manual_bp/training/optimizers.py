@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim import optimizer as _module
 
 from .. import kernels
+from .problem import Net
 
 _SINGLE = (torch.float32, torch.float64)
 _NOT_FUSED = ("maximize", "differentiable", "capturable", "amsgrad")
@@ -55,6 +56,10 @@ class Rule(NamedTuple):
             kernels.adam_(p, g, exp_avg, exp_avg_sq, step, hyper, clip_norm, self.flag)
         else:
             kernels.sgd_(p, g, self.states[0], hyper, clip_norm, self.flag)
+
+    def trains_all(self, net: Net) -> bool:
+        """Whether it updates every parameter that the net has."""
+        return len(self.parameters) == sum(parameter is not None for parameter in net[:4])
 
     def hyper(self, penalty: float) -> Tensor:
         """The numbers of each parameter, one row each, behind its penalty."""

@@ -52,7 +52,6 @@ class Steps(NamedTuple):
 def steps(
     phi: Activation,
     wanted: frozenset[str],
-    factors: frozenset[str] = frozenset(),
     short: bool = False,
     classes_tiled: bool = False,
     statistics: bool = False,
@@ -62,13 +61,12 @@ def steps(
     Args:
         phi: φ; h takes z's place where φ′ follows from h.
         wanted: some of dx, dw1, db1, dw2, db2; none gives the loss alone.
-        factors: those of dw1 and dw2 of which only the factors are wanted, dz and x, g and h, for an update to use.
         short: whether products are made in a 16-bit dtype: b1 is then added before they are rounded, and gradients are
             summed in a longer dtype than the products have.
         classes_tiled: whether there is more than one tile of classes.
         statistics: whether the loss then needs a walk over all classes before the one that gives its gradient.
     """
-    through_hidden = bool((wanted | factors) & {"dx", "dw1", "db1"})
+    through_hidden = bool(wanted & {"dx", "dw1", "db1"})
     kept = "z" if through_hidden and not phi.from_output else "h"
     # Z = X W1ᵀ + 1 b1ᵀ
     z = Step("mm_bias", "z", ("x", "w1ᵀ", "b1")) if short else Step("mm", "z", ("x", "w1ᵀ"))
@@ -83,7 +81,7 @@ def steps(
     if "db2" in wanted:
         each_classes.append(Step("add_rows", "db2", ("g",)))  # db2 = dOᵀ 1
     if through_hidden:
-        h_is_free = kept == "z" and not ("dw2" in factors or classes_tiled)
+        h_is_free = kept == "z" and not classes_tiled
         dh = "add_classes_mm" if classes_tiled else "mm"
         each_classes.append(Step(dh, "dh", ("g", "w2"), over="h" if h_is_free else ""))  # dH = dO W2
         back.append(Step("dact", "dz", ("dh", kept, "db1"), over="dh"))  # dZ = φ′(Z) ⊙ dH, and db1 = dZᵀ 1

@@ -12,7 +12,7 @@ from .tiling import Tiling
 from .workspace import Workspace
 
 
-class Names(dict[str, Maybe]):
+class _Names(dict[str, Maybe]):
     """The tensors of a tile by name; ``gᵀ`` is g transposed, and what is not there is None."""
 
     def __missing__(self, name: str) -> Maybe:
@@ -23,7 +23,7 @@ class Names(dict[str, Maybe]):
 def run_tiles(
     table: Steps, net: Net, goal: Goal, batch: Batch, tiling: Tiling, factor: float | Tensor,
     sums: Mapping[str, Tensor], workspace: Workspace,
-) -> tuple[Tensor, Names]:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """Walk over the batch, B > 0 rows, and sum up the loss and the gradients.
 
     Args:
@@ -37,12 +37,12 @@ def run_tiles(
         workspace: where the buffers come from.
 
     Returns:
-        Σ_b r_b l_b as float64, and the tensors of the last tile by name.
+        Σ_b r_b l_b, in float64 where the device has it.
     """
     walk = _Walk(table, net, goal, batch, tiling, factor, sums, workspace)
     for begin in range(0, len(batch.x), tiling.rows):
         walk.tile(begin, min(begin + tiling.rows, len(batch.x)))
-    return walk.total, walk.tensors
+    return walk.total
 
 
 class _Walk:
@@ -57,7 +57,7 @@ class _Walk:
         self.on_device = factor if isinstance(factor, Tensor) else None
         self.alpha = 1.0 if isinstance(factor, Tensor) else factor
         self.total = torch.zeros((), dtype=exact_dtype(net.w1.device), device=net.w1.device)
-        self.tensors = Names()
+        self.tensors = _Names()
         self._buffers: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def tile(self, begin: int, end: int) -> None:
@@ -65,7 +65,7 @@ class _Walk:
         table, w1 = self.table, self.net.w1
         x, y, r, dx = self.batch.x[begin:end], self.batch.y[begin:end], self.batch.row_weight, self.sums.get("dx")
         self.first_rows = begin == 0
-        self.tensors = Names(self.sums)
+        self.tensors = _Names(self.sums)
         self.tensors.update(
             self._sized(end - begin, min(self.tiling.classes, self.q)),
             w1=w1,

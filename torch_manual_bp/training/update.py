@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import kernels
 from .gradient import Share, add_penalty, gradient
-from .optimizers import Rule, fused_rule, mark_stepped
-from .problem import WEIGHTS, Batch, Goal, Net, sum_dtype
+from .one_call import fits_one_call, step_in_one_call
+from .optimizers import fused_rule, mark_stepped
+from .problem import Batch, Goal, Net, sum_dtype
 from .tiling import Tiling
 from .workspace import Workspace
 
@@ -36,58 +36,26 @@ def step(
         share: the group of processes.
         clip_norm: the largest norm of the gradient of J over these parameters, or None.
     """
+    clip = math.inf if clip_norm is None else clip_norm
     rule = fused_rule(optimizer, parameters)
-    one_tile = 0 < len(batch.x) <= tile.rows and tile.classes >= net.w2.shape[0]
-    if (
-        rule is not None and rule.kind == "sgd" and clip_norm is None and one_tile
-        and share.group is None and dtype is net.w1.dtype and batch.x.is_cpu
-    ):  # fmt: skip
-        J = _sgd_in_products(net, goal, batch, rule, tile, dtype, workspace, share)
+    if rule is not None and fits_one_call(net, batch, tile, dtype, share) and rule.trains_all(net):
+        J = step_in_one_call(net, goal, batch, rule, clip)
     else:
-        sums = sums_for(net, parameters, workspace)
-        J, _, penalty, _ = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+        sums = _sums(net, parameters, workspace)
+        J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
         if rule is None:
             add_penalty(sums, net, penalty)
             _by_the_optimizer(optimizer, parameters, sums, clip_norm)
             return J
-        rule.apply(sums, penalty, math.inf if clip_norm is None else clip_norm)
+        rule.apply(sums, penalty, clip)
     mark_stepped(optimizer, parameters)
     return J
 
 
-def sums_for(net: Net, parameters: dict[str, nn.Parameter], workspace: Workspace) -> dict[str, Tensor]:
+def _sums(net: Net, parameters: dict[str, nn.Parameter], workspace: Workspace) -> dict[str, Tensor]:
     """Room for the gradients, in the workspace."""
     shapes = {f"d{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     return workspace.take(shapes, sum_dtype(net.w1.dtype), net.w1.device)
-
-
-def _sgd_in_products(
-    net: Net, goal: Goal, batch: Batch, rule: Rule, tile: Tiling, dtype: torch.dtype, workspace: Workspace,
-    share: Share,
-) -> Tensor:  # fmt: skip
-    """SGD with its update of w1 and w2 inside the matrix products that make their gradients: there is no dW.
-
-    W1 ← (1−ηλ) W1 − η dZᵀX, W2 ← (1−ηλ) W2 − η dOᵀH. Everything that reads W2 has been computed by then.
-    """
-    weights = [name for name in rule.parameters if name in WEIGHTS]
-    biases = [name for name in rule.parameters if name not in WEIGHTS]
-    sums = sums_for(net, {name: rule.parameters[name] for name in biases}, workspace)
-    factors = frozenset(f"d{name}" for name in weights)
-    J, factor, penalty, last = gradient(net, goal, batch, sums, tile, dtype, workspace, share, factors)
-    left_and_right = {"w1": (last["dzᵀ"], last["x"]), "w2": (last["gᵀ"], last["h"])}
-    of = dict(zip(rule.parameters, rule.numbers, strict=True))  # (lr, weight_decay, 0)
-    kernels.sgd_products_(
-        [rule.parameters[name].detach() for name in weights],
-        [left_and_right[name][0] for name in weights],  # type: ignore[misc]
-        [left_and_right[name][1] for name in weights],  # type: ignore[misc]
-        [1 - of[name][0] * (of[name][1] + penalty) for name in weights],
-        [of[name][0] * factor for name in weights],  # type: ignore[misc]  # a number, on the CPU
-        [rule.parameters[name].detach() for name in biases],
-        [sums[f"d{name}"] for name in biases],
-        [1 - of[name][0] * of[name][1] for name in biases],
-        [of[name][0] for name in biases],
-    )
-    return J
 
 
 def _by_the_optimizer(

@@ -1,9 +1,11 @@
-"""A net so small that calls cost more than arithmetic: its forward pass, gradient or whole step in one call.
+"""A net's forward pass, the gradient of its objective, or a whole training step, in one call.
 
-These ops are compiled, for tensors on the CPU in float32 and float64; `has_small` asks. They have no other backend;
-where they are not, the caller composes matrix products and the other kernels. Everything is done by one thread, and what
-can fail (a label that is no class, a shape) fails before anything is written. Parameters come in the order w1, b1, w2, b2,
-absent biases left out. J is that of the parameters as they were.
+For nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h, which says up
+to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of `bias_act_`,
+`dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before anything is written.
+
+These ops are compiled, for tensors on the CPU in float32 and float64; `has_one_call` asks. They have no other backend.
+Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that of the parameters as they were.
 """
 
 from collections.abc import Sequence
@@ -19,17 +21,17 @@ Maybe = Tensor | None
 Tensors = Sequence[Tensor]
 
 
-def has_small(x: Tensor) -> bool:
+def has_one_call(x: Tensor) -> bool:
     """Whether the ops of this module take tensors like x."""
     return x.is_cpu and cpu_kernels() is not None and x.dtype in (torch.float32, torch.float64)
 
 
-def small_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
+def mlp_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
     """``o = φ(x w1ᵀ + 1 b1ᵀ) w2ᵀ + 1 b2ᵀ`` (B,q)."""
-    return cpu_kernels().small_forward(x, w1, b1, w2, b2, CODES[activation])
+    return cpu_kernels().mlp_forward(x, w1, b1, w2, b2, CODES[activation])
 
 
-def small_gradient_(
+def objective_gradient_(
     x: Tensor, y: Tensor, row_weight: Maybe, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, class_weight: Maybe,
     activation: str, loss: Loss, weight_decay: float, grad_scale: float, normalizer: float, add: bool,
     dw1: Maybe, db1: Maybe, dw2: Maybe, db2: Maybe,
@@ -63,50 +65,39 @@ def small_gradient_(
     Returns:
         J, 0-dim, in x's dtype.
     """
-    return cpu_kernels().small_gradient_(
+    return cpu_kernels().objective_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, grad_scale, normalizer, add, dw1, db1, dw2, db2,
     )  # fmt: skip
 
 
-def small_sgd_(
+def objective_sgd_(
     x: Tensor, y: Tensor, row_weight: Maybe, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, class_weight: Maybe,
     activation: str, loss: Loss, weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float,
     nesterov: bool,
 ) -> Tensor:  # fmt: skip
-    """``p ← p − η …``: the gradient of `small_gradient_`, then `sgd_` of it; returns J of the parameters as they were.
+    """``p ← p − η …``: the gradient of `objective_gradient_`, then `sgd_` of it; returns J of the parameters as they were.
 
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
-    for weights and 0 for biases. The other arguments are those of `small_gradient_` and `sgd_`.
+    for weights and 0 for biases. The other arguments are those of `objective_gradient_` and `sgd_`.
     """
-    return cpu_kernels().small_sgd_(
+    return cpu_kernels().objective_sgd_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
 
 
-def small_adam_(
+def objective_adam_(
     x: Tensor, y: Tensor, row_weight: Maybe, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, class_weight: Maybe,
     activation: str, loss: Loss, weight_decay: float, exp_avg: Tensors, exp_avg_sq: Tensors, step: Tensors,
     hyper: Tensor, clip_norm: float, decoupled: bool,
 ) -> Tensor:  # fmt: skip
-    """The gradient of `small_gradient_`, then `adam_` of it; returns J of the parameters as they were.
+    """The gradient of `objective_gradient_`, then `adam_` of it; returns J of the parameters as they were.
 
-    λ as in `small_sgd_`; the other arguments are those of `small_gradient_` and `adam_`.
+    λ as in `objective_sgd_`; the other arguments are those of `objective_gradient_` and `adam_`.
     """
-    return cpu_kernels().small_adam_(
+    return cpu_kernels().objective_adam_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,
     )  # fmt: skip
-
-
-# Measured bounds of small_is_faster: elements of both weights, multiply-adds of a step.
-_MOST_WEIGHTS = 1 << 15
-_MOST_MULTIPLY_ADDS = 1 << 23
-
-
-def small_is_faster(B: int, d: int, h: int, q: int) -> bool:
-    """Whether a step of this size takes less time here than in matrix products with the other kernels between them."""
-    weights = h * (d + q)
-    return weights <= _MOST_WEIGHTS and B * (2 * weights + h * q) <= _MOST_MULTIPLY_ADDS

@@ -43,7 +43,7 @@ def gradient(x, y, w1, b1, w2, b2, activation, loss, row_weight=None, class_weig
     present = {name: p for name, p in zip(NAMES, (w1, b1, w2, b2), strict=True) if p is not None and name in wanted}
     # what is not added to must not be read: NaN shows it
     out = {name: torch.full_like(p, math.nan) for name, p in present.items()} if into is None else into
-    J = kernels.small_gradient_(
+    J = kernels.objective_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, activation, loss, weight_decay, grad_scale, normalizer,
         into is not None, *(out.get(name) for name in NAMES),
     )  # fmt: skip
@@ -91,7 +91,7 @@ def test_gradient_and_forward_of_every_size(loss, size):
     t, y = net(*size), targets(loss, size[0], size[3])
     expected = evaluated(t[0], y, *t[1:], "gelu", loss)
     assert_oracle(*gradient(t[0], y, *t[1:], "gelu", Loss(loss)), expected)
-    o = kernels.small_forward(*t, "gelu")
+    o = kernels.mlp_forward(*t, "gelu")
     torch.testing.assert_close(o, expected["o"], rtol=1e-12, atol=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_gradient_and_forward_of_every_size(loss, size):
 def test_forward_is_the_table(activation, hidden_bias, output_bias):
     t = net(33, 7, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
     expected = evaluated(t[0], targets("mse", 33, 4), *t[1:], activation, "mse")["o"]
-    torch.testing.assert_close(kernels.small_forward(*t, activation), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(kernels.mlp_forward(*t, activation), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -114,7 +114,7 @@ def test_float32_errs_at_most_twice_as_eager_does(activation, loss, size):
         _, own = eager_step(t[0], y, *t[1:], activation, Loss(loss))
         assert J.dtype == torch.float32
         assert_loss_accurate(J, true["J"], true["J"].abs().item() + true["o"].abs().amax().item())
-        got["o"] = kernels.small_forward(*t, activation)
+        got["o"] = kernels.mlp_forward(*t, activation)
         own["o"] = F.linear(eager(activation, F.linear(*t[:3])), *t[3:])
         for name in got:
             truth = true["o" if name == "o" else f"d{name}"]
@@ -162,7 +162,7 @@ def test_no_rows(loss, reduction):
     for name, w in (("w1", t[1]), ("w2", t[3])):
         torch.testing.assert_close(got[name], LAMBDA * w)
     assert not got["b1"].any() and not got["b2"].any()
-    assert kernels.small_forward(*t, "relu").shape == (0, 2)
+    assert kernels.mlp_forward(*t, "relu").shape == (0, 2)
 
 
 def test_all_rows_ignored_is_torchs_nan_with_the_gradient_of_the_penalty():
@@ -229,7 +229,7 @@ def test_nan_in_a_row_is_not_hidden():
     t[0][35, 2] = math.nan
     J, got = gradient(t[0], y, *t[1:], "tanh", Loss("cross_entropy"))
     assert J.isnan() and all(g.isnan().all() for g in got.values())
-    o = kernels.small_forward(*t, "tanh")
+    o = kernels.mlp_forward(*t, "tanh")
     assert o[35].isnan().all() and o.isfinite().sum() == 39 * 4
 
 
@@ -302,7 +302,7 @@ def test_a_thousand_steps_of_sgd(momentum, nesterov, clip_norm, hidden_bias, out
     hyper = [[LAMBDA / 100 * (q.dim() == 2), lr, 0.01, momentum] for q, lr in zip(p, RATES, strict=False)]
     buffers = [torch.zeros_like(q) for q in p] if momentum else []
     values = [
-        kernels.small_sgd_(x, y, None, *mine[1:], None, "tanh", CE, LAMBDA / 100, buffers,
+        kernels.objective_sgd_(x, y, None, *mine[1:], None, "tanh", CE, LAMBDA / 100, buffers,
                            torch.tensor(hyper, dtype=torch.float64), clip_norm, nesterov)
         for x, y in batches
     ]  # fmt: skip
@@ -328,7 +328,7 @@ def test_a_thousand_steps_of_adam(decoupled, clip_norm, hidden_bias, output_bias
     m, v = ([torch.zeros_like(q) for q in p] for _ in range(2))
     step = [torch.tensor(0.0) for _ in p]
     values = [
-        kernels.small_adam_(x, y, None, *mine[1:], None, "silu", CE, LAMBDA / 100, m, v, step,
+        kernels.objective_adam_(x, y, None, *mine[1:], None, "silu", CE, LAMBDA / 100, m, v, step,
                             torch.tensor(hyper, dtype=torch.float64), clip_norm, decoupled)
         for x, y in batches
     ]  # fmt: skip
@@ -355,11 +355,11 @@ def test_a_step_in_float32_is_the_gradient_and_the_update(op):
     if op == "sgd":
         hyper = torch.tensor([[0.1, 0.5, 0.2, 0.9], [0.0, 0.5, 0.2, 0.9]] * 2, dtype=torch.float64)
         kernels.sgd_(apart, list(g.values()), m[0], hyper, 0.5, True)
-        kernels.small_sgd_(t[0], y, None, *whole, None, "relu", CE, 0.1, m[1], hyper, 0.5, True)
+        kernels.objective_sgd_(t[0], y, None, *whole, None, "relu", CE, 0.1, m[1], hyper, 0.5, True)
     else:
         hyper = torch.tensor([[0.1, 0.5, 0.2, 0.9, 0.99, 1e-8], [0.0, 0.5, 0.2, 0.9, 0.99, 1e-8]] * 2).double()
         kernels.adam_(apart, list(g.values()), m[0], v[0], step[0], hyper, 0.5, True)
-        kernels.small_adam_(t[0], y, None, *whole, None, "relu", CE, 0.1, m[1], v[1], step[1], hyper, 0.5, True)
+        kernels.objective_adam_(t[0], y, None, *whole, None, "relu", CE, 0.1, m[1], v[1], step[1], hyper, 0.5, True)
     torch.testing.assert_close([whole, m[1], v[1], step[1]], [apart, m[0], v[0], step[0]], rtol=1e-5, atol=1e-6)
 
 
@@ -383,11 +383,11 @@ def test_a_bad_label_leaves_everything_as_it_was(bad):
     copies = [t.clone() for t in everything]
     sgd, adam = torch.full((4, 4), 0.1, dtype=torch.float64), torch.full((4, 6), 0.1, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=message):
-        kernels.small_gradient_(x, y, None, *p, None, "relu", CE, 0.1, 1.0, 0.0, False, *grads)
+        kernels.objective_gradient_(x, y, None, *p, None, "relu", CE, 0.1, 1.0, 0.0, False, *grads)
     with pytest.raises(RuntimeError, match=message):
-        kernels.small_sgd_(x, y, None, *p, None, "relu", CE, 0.1, state[0], sgd, 1.0, False)
+        kernels.objective_sgd_(x, y, None, *p, None, "relu", CE, 0.1, state[0], sgd, 1.0, False)
     with pytest.raises(RuntimeError, match=message):
-        kernels.small_adam_(x, y, None, *p, None, "relu", CE, 0.1, *state, step, adam, 1.0, False)
+        kernels.objective_adam_(x, y, None, *p, None, "relu", CE, 0.1, *state, step, adam, 1.0, False)
     assert unchanged(everything, copies)
 
 
@@ -421,8 +421,8 @@ def test_what_does_not_fit_is_refused(change, message):
         "loss": CE, "weight_decay": 0.0, "momentum_buffer": [], "hyper": torch.full((4, 4), 0.1, dtype=torch.float64),
         "clip_norm": math.inf, "nesterov": False,
     } | change  # fmt: skip
-    with pytest.raises(RuntimeError, match=f"small_sgd_: {message}"):
-        kernels.small_sgd_(**arguments)
+    with pytest.raises(RuntimeError, match=f"objective_sgd_: {message}"):
+        kernels.objective_sgd_(**arguments)
     assert (arguments["w1"] == 1).all() and (arguments["w2"] == 1).all()
 
 
@@ -434,9 +434,9 @@ def test_a_normalizer_is_positive_and_a_means(loss, normalizer):
 
 
 def test_which_tensors_it_takes():
-    assert kernels.has_small(torch.ones(1)) and kernels.has_small(torch.ones(1, dtype=torch.float64))
-    assert not kernels.has_small(torch.ones(1, dtype=torch.bfloat16))
-    assert not kernels.has_small(torch.ones(1, device="meta"))
+    assert kernels.has_one_call(torch.ones(1)) and kernels.has_one_call(torch.ones(1, dtype=torch.float64))
+    assert not kernels.has_one_call(torch.ones(1, dtype=torch.bfloat16))
+    assert not kernels.has_one_call(torch.ones(1, device="meta"))
 
 
 def test_small_is_the_smaller_half_of_an_ordered_world():
@@ -461,10 +461,10 @@ def test_opcheck(compiled, loss, biased):
     step = [torch.tensor(2.0) for _ in present]
     hyper = torch.full((len(present), 6), 0.1, dtype=torch.float64)
     check = torch.library.opcheck
-    check(compiled.small_forward.default, (x, *p, 6))
-    check(compiled.small_gradient_.default, (*common, 2.0, 5.0, True, *(q if q is None else q.clone() for q in p)))
-    check(compiled.small_sgd_.default, (*common, state[0], hyper[:, :4].contiguous(), 1.0, True))
-    check(compiled.small_adam_.default, (*common, *state, step, hyper, 1.0, True))
+    check(compiled.mlp_forward.default, (x, *p, 6))
+    check(compiled.objective_gradient_.default, (*common, 2.0, 5.0, True, *(q if q is None else q.clone() for q in p)))
+    check(compiled.objective_sgd_.default, (*common, state[0], hyper[:, :4].contiguous(), 1.0, True))
+    check(compiled.objective_adam_.default, (*common, *state, step, hyper, 1.0, True))
 
 
 def test_every_activation_has_its_kernel():
@@ -472,4 +472,4 @@ def test_every_activation_has_its_kernel():
     z = torch.tensor([[-1.5, 0.5, 25.0]], dtype=torch.float64)
     one = torch.eye(3, dtype=torch.float64)
     for name, phi in ACTIVATIONS.items():
-        torch.testing.assert_close(kernels.small_forward(z, one, None, one, None, name), phi.phi(z))
+        torch.testing.assert_close(kernels.mlp_forward(z, one, None, one, None, name), phi.phi(z))

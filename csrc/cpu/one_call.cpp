@@ -1,8 +1,9 @@
-// A small net's forward pass, gradient, and whole training step, one call each: small_forward, small_gradient_, small_sgd_,
-// small_adam_. Everything that can fail comes first; what is written is written at the end.
+// A net's forward pass, gradient, and whole training step, one call each: mlp_forward, objective_gradient_,
+// objective_sgd_, objective_adam_. Everything that can fail comes first; what is written is written at the end.
 #include <torch/csrc/stable/library.h>
 
 #include "labels.h"
+#include "large_net.h"
 #include "losses.h"
 #include "small_net.h"
 #include "update.h"
@@ -11,22 +12,6 @@ namespace tmb {
 namespace {
 
 using Tensors = std::vector<Tensor>;
-
-// What every op is given of the net and of the loss.
-struct NetTensors {
-  const Tensor &x, &w1, &w2;
-  const MaybeTensor &b1, &b2;
-};
-
-struct LossArguments {
-  const Tensor& y;
-  const MaybeTensor &row_weight, &class_weight;
-  int64_t kind;
-  double smoothing;
-  int64_t ignore_index;
-  bool mean;
-  double normalizer;  // in place of N; 0: N itself
-};
 
 template <typename T>
 SmallNet<T> net_of(const NetTensors& t, Activation activation) {
@@ -58,6 +43,7 @@ class Scratch {
   }
 
   T* start() const { return start_; }
+  const Tensor& tensor() const { return tensor_; }
 
  private:
   static constexpr int64_t kAlignment = 64 / sizeof(T);
@@ -65,32 +51,75 @@ class Scratch {
   T* start_;
 };
 
-// The pass and what is known after it.
-template <typename T>
-struct Gradient {
-  Scratch<T> scratch;  // holds the sums
-  SmallSums<T> sums;
+// What the sums over the rows amount to.
+struct Amount {
   double scale;  // ∂L/∂X = scale · sum
   double share;  // of the penalty: N / normalizer
   double J;
 };
 
 template <typename T>
-Gradient<T> gradient_of(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
-                        Wanted wanted) {
-  const SmallNet<T> net = net_of<T>(t, activation);
-  Scratch<T> scratch(t.x, gradient_scratch(net));
-  const SmallSums<T> sums = gradient_pass(net, loss_of<T>(a), wanted, scratch.start());
-  const double N = sums.weight, per_row = a.normalizer > 0 ? a.normalizer : N;
+Amount amount_of(const NetTensors& t, const LossArguments& a, double weight_decay, double loss, double N) {
+  const double per_row = a.normalizer > 0 ? a.normalizer : N;
   const bool labels = a.kind == static_cast<int64_t>(LossKind::cross_entropy);
-  const double divisor = !a.mean ? 1 : labels ? per_row : per_row * static_cast<double>(net.q);
+  const double divisor = !a.mean ? 1 : labels ? per_row : per_row * static_cast<double>(t.w2.size(0));
   const double factor = a.kind == static_cast<int64_t>(LossKind::mse) ? 2 : 1;  // (o − y)²′ = 2(o − y)
   const double share = a.normalizer > 0 ? N / a.normalizer : 1;
-  double J = sums.loss / divisor;
+  double J = loss / divisor;
   if (weight_decay != 0) {
-    J += share * weight_decay / 2 * (sum_squares(net.w1, net.h * net.d) + sum_squares(net.w2, net.q * net.h));
+    const double norms = sum_squares(const_data<T>(t.w1), t.w1.numel()) + sum_squares(const_data<T>(t.w2), t.w2.numel());
+    J += share * weight_decay / 2 * norms;
   }
-  return {std::move(scratch), sums, divisor == 0 ? 0 : factor / divisor, share, J};
+  return {divisor == 0 ? 0 : factor / divisor, share, J};
+}
+
+// The sums of a pass, in memory that goes with it.
+template <typename T>
+struct Gradient {
+  std::vector<Tensor> memory;
+  T *dw1 = nullptr, *db1 = nullptr, *dw2 = nullptr, *db2 = nullptr;
+  Amount amount;
+};
+
+template <typename T>
+Gradient<T> small_gradient(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
+                           Wanted wanted) {
+  const SmallNet<T> net = net_of<T>(t, activation);
+  const Scratch<T> scratch(t.x, gradient_scratch(net));
+  const SmallSums<T> sums = gradient_pass(net, loss_of<T>(a), wanted, scratch.start());
+  return {{scratch.tensor()}, sums.dw1, sums.db1, sums.dw2, sums.db2,
+          amount_of<T>(t, a, weight_decay, sums.loss, sums.weight)};
+}
+
+template <typename T>
+Gradient<T> large_gradient(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
+                           Wanted wanted) {
+  const LargePass pass = large_pass(t, a, activation, wanted);
+  Gradient<T> g{{}, nullptr, nullptr, nullptr, nullptr,
+                amount_of<T>(t, a, weight_decay, pass.sum.loss, pass.sum.weight)};
+  const auto keep = [&](T*& to, const Tensor& sum) {
+    to = data<T>(sum);
+    g.memory.push_back(sum);
+  };
+  if (wanted.dw1) {
+    keep(g.dw1, transposed_product(*pass.dz, t.x));  // dW1 = dZᵀ X
+  }
+  if (wanted.db1) {
+    keep(g.db1, *pass.db1);
+  }
+  if (wanted.dw2) {
+    keep(g.dw2, transposed_product(pass.g, pass.h));  // dW2 = dOᵀ H
+  }
+  if (wanted.db2) {
+    keep(g.db2, *pass.db2);
+  }
+  return g;
+}
+
+template <typename T>
+Gradient<T> gradient_of(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
+                        Wanted wanted) {
+  return (is_small(t) ? &small_gradient<T> : &large_gradient<T>)(t, a, activation, weight_decay, wanted);
 }
 
 Activation check_net(const char* op, const NetTensors& t, int64_t activation) {
@@ -138,10 +167,13 @@ Tensor scalar(const Tensor& like, T value) {
   return result;
 }
 
-Tensor small_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
+Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                      int64_t activation) {
   const NetTensors t{x, w1, w2, b1, b2};
-  const Activation phi = check_net("small_forward", t, activation);
+  const Activation phi = check_net("mlp_forward", t, activation);
+  if (!is_small(t)) {
+    return large_forward(t, phi);
+  }
   Tensor o = new_tensor(x, {x.size(0), w2.size(0)}, x.scalar_type());
   with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -165,12 +197,12 @@ void write_gradient(const MaybeTensor& dX, const T* sum, const T* p, int64_t n, 
   }
 }
 
-Tensor small_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+Tensor objective_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
                        const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
                        int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
                        double weight_decay, double grad_scale, double normalizer, bool add, const MaybeTensor& dw1,
                        const MaybeTensor& db1, const MaybeTensor& dw2, const MaybeTensor& db2) {
-  constexpr const char* op = "small_gradient_";
+  constexpr const char* op = "objective_gradient_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, normalizer};
   const Activation phi = check_step(op, t, a, activation);
@@ -183,12 +215,12 @@ Tensor small_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted);
-    Tensor J = scalar(x, static_cast<T>(g.J));
-    const T scale = static_cast<T>(grad_scale * g.scale), penalty = static_cast<T>(grad_scale * g.share * weight_decay);
-    write_gradient<T>(dw1, g.sums.dw1, const_data<T>(w1), h * d, scale, penalty, add);
-    write_gradient<T>(db1, g.sums.db1, nullptr, h, scale, 0, add);
-    write_gradient<T>(dw2, g.sums.dw2, const_data<T>(w2), q * h, scale, penalty, add);
-    write_gradient<T>(db2, g.sums.db2, nullptr, q, scale, 0, add);
+    Tensor J = scalar(x, static_cast<T>(g.amount.J));
+    const T scale = static_cast<T>(grad_scale * g.amount.scale), penalty = static_cast<T>(grad_scale * g.amount.share * weight_decay);
+    write_gradient<T>(dw1, g.dw1, const_data<T>(w1), h * d, scale, penalty, add);
+    write_gradient<T>(db1, g.db1, nullptr, h, scale, 0, add);
+    write_gradient<T>(dw2, g.dw2, const_data<T>(w2), q * h, scale, penalty, add);
+    write_gradient<T>(db2, g.db2, nullptr, q, scale, 0, add);
     return J;
   });
 }
@@ -219,10 +251,10 @@ struct InOrder {
 
   // What an update is given; `first` and `second` may be empty.
   template <typename T>
-  std::array<Parameter<T>, 4> with(const SmallSums<T>& sums, const Tensors& first, const Tensors& second) const {
+  std::array<Parameter<T>, 4> with(const Gradient<T>& g, const Tensors& first, const Tensors& second) const {
     std::array<Parameter<T>, 4> result;
     const bool has_b1 = count == 4 || (count == 3 && parameters[1]->dim() == 1);
-    const T* const all[] = {sums.dw1, sums.db1, sums.dw2, sums.db2};
+    const T* const all[] = {g.dw1, g.db1, g.dw2, g.db2};
     for (int64_t i = 0; i < count; ++i) {
       result[i] = {data<T>(*parameters[i]), all[i > 0 && !has_b1 ? i + 1 : i], parameters[i]->numel(),
                    first.empty() ? nullptr : data<T>(first[i]), second.empty() ? nullptr : data<T>(second[i]), 0};
@@ -233,12 +265,38 @@ struct InOrder {
 
 Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
 
-Tensor small_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+// W1 ← (1−ηλ) W1 − η dZᵀX, W2 ← (1−ηλ) W2 − η dOᵀH: there is no dW. dZ was made with the old W2.
+template <typename T>
+Tensor sgd_in_products(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
+                       const SgdHyper* hyper) {
+  const LargePass pass = large_pass(t, a, activation, wanted_of(t));
+  const Amount amount = amount_of<T>(t, a, weight_decay, pass.sum.loss, pass.sum.weight);
+  Tensor J = scalar(t.x, static_cast<T>(amount.J));
+  const auto weight = [&](const Tensor& w, const Tensor& left, const Tensor& right) {
+    const double lr = hyper->lr, keep = 1 - lr * (hyper->penalty + hyper->weight_decay);
+    update_by_product(w, left, right, keep, lr * amount.scale);
+    ++hyper;
+  };
+  const auto bias = [&](const MaybeTensor& b, const MaybeTensor& db) {
+    if (b.has_value()) {
+      const Parameter<T> parameter{data<T>(*b), const_data<T>(*db), b->numel(), nullptr, nullptr, 0};
+      sgd_update(&parameter, hyper, 1, amount.scale, std::numeric_limits<double>::infinity(), false);
+      ++hyper;
+    }
+  };
+  weight(t.w1, *pass.dz, t.x);
+  bias(t.b1, pass.db1);
+  weight(t.w2, pass.g, pass.h);
+  bias(t.b2, pass.db2);
+  return J;
+}
+
+Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
                   const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
                   int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
                   double weight_decay, const Tensors& momentum_buffer, const Tensor& hyper, double clip_norm,
                   bool nesterov) {
-  constexpr const char* op = "small_sgd_";
+  constexpr const char* op = "objective_sgd_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
   const Activation phi = check_step(op, t, a, activation);
@@ -247,22 +305,26 @@ Tensor small_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weigh
   if (!momentum_buffer.empty()) {
     in_order.check(op, "momentum_buffer", momentum_buffer);
   }
+  const bool no_buffers = momentum_buffer.empty() && clip_norm == std::numeric_limits<double>::infinity();
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
+    if (no_buffers && !is_small(t)) {
+      return sgd_in_products<T>(t, a, phi, weight_decay, const_data<SgdHyper>(hyper));
+    }
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
-    Tensor J = scalar(x, static_cast<T>(g.J));
-    const auto parameters = in_order.with<T>(g.sums, momentum_buffer, {});
-    sgd_update(parameters.data(), const_data<SgdHyper>(hyper), in_order.count, g.scale, clip_norm, nesterov);
+    Tensor J = scalar(x, static_cast<T>(g.amount.J));
+    const auto parameters = in_order.with<T>(g, momentum_buffer, {});
+    sgd_update(parameters.data(), const_data<SgdHyper>(hyper), in_order.count, g.amount.scale, clip_norm, nesterov);
     return J;
   });
 }
 
-Tensor small_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
+Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
                    const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
                    int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
                    double weight_decay, const Tensors& exp_avg, const Tensors& exp_avg_sq, const Tensors& step,
                    const Tensor& hyper, double clip_norm, bool decoupled) {
-  constexpr const char* op = "small_adam_";
+  constexpr const char* op = "objective_adam_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
   const Activation phi = check_step(op, t, a, activation);
@@ -274,12 +336,12 @@ Tensor small_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weig
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
-    Tensor J = scalar(x, static_cast<T>(g.J));
-    auto parameters = in_order.with<T>(g.sums, exp_avg, exp_avg_sq);
+    Tensor J = scalar(x, static_cast<T>(g.amount.J));
+    auto parameters = in_order.with<T>(g, exp_avg, exp_avg_sq);
     for (int64_t i = 0; i < in_order.count; ++i) {
       parameters[i].steps = *const_data<float>(step[i]) + 1;
     }
-    adam_update(parameters.data(), const_data<AdamHyper>(hyper), in_order.count, g.scale, clip_norm, decoupled);
+    adam_update(parameters.data(), const_data<AdamHyper>(hyper), in_order.count, g.amount.scale, clip_norm, decoupled);
     for (int64_t i = 0; i < in_order.count; ++i) {
       *data<float>(step[i]) = static_cast<float>(parameters[i].steps);
     }
@@ -291,8 +353,8 @@ Tensor small_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weig
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {
-  m.impl("small_forward", TORCH_BOX(&tmb::small_forward));
-  m.impl("small_gradient_", TORCH_BOX(&tmb::small_gradient_));
-  m.impl("small_sgd_", TORCH_BOX(&tmb::small_sgd_));
-  m.impl("small_adam_", TORCH_BOX(&tmb::small_adam_));
+  m.impl("mlp_forward", TORCH_BOX(&tmb::mlp_forward));
+  m.impl("objective_gradient_", TORCH_BOX(&tmb::objective_gradient_));
+  m.impl("objective_sgd_", TORCH_BOX(&tmb::objective_sgd_));
+  m.impl("objective_adam_", TORCH_BOX(&tmb::objective_adam_));
 }

@@ -1,0 +1,27 @@
+// The pass of small_net.h for nets whose arithmetic is worth the calls: torch's matrix products over the whole batch.
+#pragma once
+
+#include "losses.h"
+#include "net_arguments.h"
+
+namespace tmb {
+
+// What is left of a pass. Sums over the rows are those of Ĝ, as in SmallSums: ∂L/∂X is their product with the scale.
+struct LargePass {
+  Tensor h, g;          // g (B,q) is Ĝ
+  MaybeTensor dz;       // (B,h)
+  MaybeTensor db1, db2;
+  LossSum sum;          // Σ r l and N
+};
+
+LargePass large_pass(const NetTensors& net, const LossArguments& loss, Activation activation, Wanted wanted);
+
+Tensor large_forward(const NetTensors& net, Activation activation);
+
+// leftᵀ right
+Tensor transposed_product(const Tensor& left, const Tensor& right);
+
+// w ← keep w − rate leftᵀ right: SGD inside the product that makes the gradient
+void update_by_product(const Tensor& w, const Tensor& left, const Tensor& right, double keep, double rate);
+
+}  // namespace tmb
