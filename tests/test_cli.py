@@ -19,7 +19,7 @@ from torch_manual_bp.cli import app
 ROOT = Path(torch_manual_bp.__file__).parents[1]
 COMMAND = [sys.executable, "-m", "torch_manual_bp"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-FILES = {"curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
+FILES = {"checkpoint.pt", "curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
 
 
 def run(*arguments, cwd=None, environment=ENVIRONMENT):

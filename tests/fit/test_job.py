@@ -17,7 +17,7 @@ from torch_manual_bp.fit import Dataset, Diverged, Settings, Training, job, load
 from torch_manual_bp.fit.picture import _smooth
 
 SMALL = Settings(hidden=16, epochs=4, batch_size=8)
-FILES = {"curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
+FILES = {"checkpoint.pt", "curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
 
 
 def run(data, out, settings=SMALL, compare=True, **console):
@@ -95,7 +95,7 @@ def test_alone_there_is_nothing_to_compare(blobs, tmp_path):
     outcome, printed = run(blobs, tmp_path, compare=False)
     assert "comparison" not in outcome.report
     assert list(outcome.report["nets"]) == ["by hand"]
-    assert "autograd" not in printed
+    assert "by autograd" not in printed
     assert (tmp_path / "curves.csv").read_text().startswith("step,J by hand\n0,")
 
 
