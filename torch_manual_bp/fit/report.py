@@ -58,7 +58,7 @@ def environment() -> dict[str, Any]:
     """Versions, kernels and threads: what a number depends on beside the code."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which a file would name as code
         "numpy": np.__version__,
         "kernels": kernels.backend(),
         "threads": torch.get_num_threads(),
