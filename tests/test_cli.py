@@ -171,7 +171,7 @@ def test_what_does_not_fit_a_checkpoint_is_one_line_and_status_2(table, tmp_path
 def test_every_path_has_its_place_in_the_help():
     words = " ".join(invoke("train", "--help").output.replace("│", " ").split())
     for path in PATHS.values():
-        assert f"{path.name}: {path.step_call}" in words
+        assert f"{path.name} is {path.step_call}" in words
 
 
 @pytest.mark.parametrize("options", [[], ["--activation", "gelu", "--loss", "mse", "--no-hidden-bias"]])

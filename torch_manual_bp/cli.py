@@ -26,7 +26,7 @@ app = typer.Typer(
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
 _ACTIVATIONS = ", ".join(equations.ACTIVATIONS)
-_PATHS = "; ".join(f"{path.name}: {path.step_call}" for path in PATHS.values())
+_PATHS = "; ".join(f"{path.name} is {path.step_call}" for path in PATHS.values())
 _RESUME = (
     "Go on from the folder's checkpoint, after Ctrl-C or worse: the same command as before, with this at its end. "
     "More epochs than before train longer."

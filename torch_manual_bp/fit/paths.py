@@ -60,10 +60,10 @@ def _lean_gradients(objective: Objective, x: Tensor, y: Tensor) -> tuple[Tensor,
 PATHS = {
     path.name: path
     for path in (
-        TrainingPath("autograd", "J.backward(); optimizer.step()", "J.backward()", None, usual_step, usual_gradients),
+        TrainingPath("autograd", "J.backward(), optimizer.step()", "J.backward()", None, usual_step, usual_gradients),
         TrainingPath(
             "tiles",
-            "J.backward() in tiles of rows; optimizer.step()",
+            "J.backward() in tiles of rows, optimizer.step()",
             "J.backward() in tiles of rows",
             "auto",
             usual_step,
