@@ -243,7 +243,7 @@ def test_a_finished_run_can_be_written_again_and_trained_longer(blobs, tmp_path)
         run(blobs, tmp_path / folder, replace(SMALL, epochs=epochs))
     run(blobs, tmp_path / "again")
     (tmp_path / "again" / "model.pt").unlink()
-    run(blobs, tmp_path / "again", resume=True)
+    assert "24/24" in run(blobs, tmp_path / "again", resume=True, force_terminal=True)[1]
     assert_same_files(tmp_path / "again", tmp_path / "straight")
     run(blobs, tmp_path / "again", replace(SMALL, epochs=6), resume=True)
     assert_same_files(tmp_path / "again", tmp_path / "longer")
