@@ -1,0 +1,56 @@
+"""torch.compile of a whole training step: loss, gradient and update in one graph.
+
+The fastest of the formulations we tried on the CPU: parameters in one list, autograd inside the graph (torch.func where
+this torch cannot trace it), updates in place, the C++ wrapper.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, _dynamo
+from torch.nn import functional as F
+
+from ..equations import ACTIVATIONS
+from .problem import Problem
+
+Gradients = Callable[[list[Tensor], Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
+_TRACES_AUTOGRAD = hasattr(_dynamo.config, "trace_autograd_ops")  # torch 2.11 and later
+
+
+def gradients_of(problem: Problem) -> Gradients:
+    """A function of (w1, b1, w2, b2), x and y, to be compiled: L and its gradients."""
+    phi = ACTIVATIONS[problem.activation].phi
+
+    def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        w1, b1, w2, b2 = p
+        return F.cross_entropy(F.linear(phi(F.linear(x, w1, b1)), w2, b2), y)
+
+    def by_autograd(p: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        L = loss(p, x, y)
+        return L.detach(), torch.autograd.grad(L, p)
+
+    def by_transform(p: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        gradients, L = torch.func.grad_and_value(loss)([parameter.detach() for parameter in p], x, y)
+        return L, gradients
+
+    return by_autograd if _TRACES_AUTOGRAD else by_transform
+
+
+def compile_whole(step: Callable[..., Any], problem: Problem, backend: str, *state: list[Tensor]) -> Callable[[], Any]:
+    """The call of ``step(*state, x, y)``, compiled for this problem alone, once, on copies of the state.
+
+    What was compiled before is forgotten: Dynamo would take the second problem's sizes for dynamic ones, and leave the
+    ninth problem to eager.
+    """
+    x, y = problem.batch
+    _dynamo.reset()
+    options: dict[str, Any] | None = None
+    if backend == "inductor" and problem.device == "cpu":
+        options = {"cpp_wrapper": True}
+    run = torch.compile(step, fullgraph=True, dynamic=False, backend=backend, options=options)
+    copies = [[t.detach().clone().requires_grad_(t.requires_grad) for t in tensors] for tensors in state]
+    with _dynamo.config.patch(trace_autograd_ops=True) if _TRACES_AUTOGRAD else nullcontext():
+        run(*copies, x, y)
+    return lambda: run(*state, x, y)
