@@ -142,4 +142,8 @@ def lean_step(problem: Problem) -> Candidate:
     mlp, (x, y) = problem.mlp(), problem.batch
     objective, parameters = Objective(mlp, "cross_entropy"), list(mlp.parameters())
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=DECAY)
-    return Candidate(STEP, lambda: objective.step(x, y, optimizer, clip_norm=CLIP_NORM), parameters)
+
+    def step() -> None:
+        objective.step(x, y, optimizer, clip_norm=CLIP_NORM)
+
+    return Candidate(STEP, step, parameters, objective.release_workspace)

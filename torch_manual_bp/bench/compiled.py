@@ -1,6 +1,6 @@
-"""torch.compile of a whole training step: loss, gradient and update in one graph.
+"""torch.compile of a loss, and of a whole training step: loss, gradient and update in one graph.
 
-The fastest of the formulations we tried on the CPU: parameters in one list, autograd inside the graph (torch.func where
+For the whole step, the fastest of the formulations we tried on the CPU: parameters in one list, autograd inside the graph (torch.func where
 this torch cannot trace it), updates in place, the C++ wrapper.
 """
 
@@ -38,12 +38,18 @@ def gradients_of(problem: Problem) -> Gradients:
     return by_autograd if _TRACES_AUTOGRAD else by_transform
 
 
-def compile_whole(step: Callable[..., Any], problem: Problem, backend: str, *state: list[Tensor]) -> Callable[[], Any]:
-    """The call of ``step(*state, x, y)``, compiled for this problem alone, once, on copies of the state.
+def compile_loss(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The usual loop's compiled forward pass, for this problem alone.
 
     What was compiled before is forgotten: Dynamo would take the second problem's sizes for dynamic ones, and leave the
     ninth problem to eager.
     """
+    _dynamo.reset()
+    return torch.compile(loss, fullgraph=True, dynamic=False)
+
+
+def compile_whole(step: Callable[..., Any], problem: Problem, backend: str, *state: list[Tensor]) -> Callable[[], Any]:
+    """The call of ``step(*state, x, y)``, compiled for this problem alone, once, on copies of the state."""
     x, y = problem.batch
     _dynamo.reset()
     options: dict[str, Any] | None = None

@@ -8,10 +8,11 @@ RUNS = 3  # how many do
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for a ratio or a quantity: at most, or at least, `bound`."""
+    """A bound for a ratio or a quantity: at most, or at least, `bound`; `exact` where every run finds the same."""
 
     bound: float
     at_least: bool = False
+    exact: bool = False
 
     def met(self, value: float) -> bool:
         """Whether a value is on the right side of the bound, which itself belongs to it."""
@@ -19,7 +20,7 @@ class Goal:
 
     def verdict(self, value: float, runs: int) -> str:
         """``met``, ``not met``, or that the value is within 5 % of the goal and fewer than three runs were made."""
-        if runs < RUNS and abs(value - self.bound) <= CLOSE * self.bound:
+        if not self.exact and runs < RUNS and abs(value - self.bound) <= CLOSE * self.bound:
             return f"too close for {runs} run{'s' if runs > 1 else ''}"
         return "met" if self.met(value) else "not met"
 

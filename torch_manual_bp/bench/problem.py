@@ -27,11 +27,15 @@ FLOOR = "matrix products"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to make a training step; `parameters` are what it trains, in the order w1, b1, w2, b2."""
+    """One way to make a training step, or its gradients.
+
+    `parameters` are what it trains, in the order w1, b1, w2, b2; `release` gives back what it keeps between calls.
+    """
 
     name: str
     call: Callable[[], Any]
     parameters: Sequence[Tensor] = ()
+    release: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

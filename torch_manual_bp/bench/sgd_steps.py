@@ -81,4 +81,4 @@ def lean_step(problem: Problem) -> Candidate:
     objective = Objective(mlp, "cross_entropy", WEIGHT_DECAY)
     parameters = list(mlp.parameters())
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE)
-    return Candidate(STEP, lambda: objective.step(x, y, optimizer), parameters)
+    return Candidate(STEP, lambda: objective.step(x, y, optimizer), parameters, objective.release_workspace)
