@@ -1,9 +1,10 @@
 """torch.compile of a loss, and of a whole training step: loss, gradient and update in one graph.
 
-For the whole step, the fastest of the formulations we tried on the CPU: parameters in one list, autograd inside the graph (torch.func where
-this torch cannot trace it), updates in place, the C++ wrapper.
+The whole step is the fastest of the formulations we tried on the CPU: parameters in one list, autograd inside the graph
+(torch.func where this torch cannot trace it), updates in place, the C++ wrapper.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -48,7 +49,9 @@ def compile_loss(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return torch.compile(loss, fullgraph=True, dynamic=False)
 
 
-def compile_whole(step: Callable[..., Any], problem: Problem, backend: str, *state: list[Tensor]) -> Callable[[], Any]:
+def compile_whole(
+    step: Callable[..., Any], problem: Problem, backend: str, *state: Sequence[Tensor]
+) -> Callable[[], Any]:
     """The call of ``step(*state, x, y)``, compiled for this problem alone, once, on copies of the state."""
     x, y = problem.batch
     _dynamo.reset()
@@ -56,7 +59,6 @@ def compile_whole(step: Callable[..., Any], problem: Problem, backend: str, *sta
     if backend == "inductor" and problem.device == "cpu":
         options = {"cpp_wrapper": True}
     run = torch.compile(step, fullgraph=True, dynamic=False, backend=backend, options=options)
-    copies = [[t.detach().clone().requires_grad_(t.requires_grad) for t in tensors] for tensors in state]
     with _dynamo.config.patch(trace_autograd_ops=True) if _TRACES_AUTOGRAD else nullcontext():
-        run(*copies, x, y)
+        run(*copy.deepcopy(state), x, y)
     return lambda: run(*state, x, y)

@@ -9,7 +9,7 @@ from .peak import candidate_peak
 from .picture import growth_png
 from .problem import FLOOR, WEIGHT_DECAY, Candidate, Problem, matrix_products
 from .report import Question, Row, Settings, as_bytes, as_time, timed_row
-from .sgd_steps import EAGER, LEARNING_RATE, STEP, eager, lean_step
+from .sgd_steps import LEARNING_RATE, STEP, eager, lean_step
 from .timing import time_in_turn
 
 NET = (784, 256, 10)
@@ -51,14 +51,14 @@ def in_tiles(problem: Problem) -> Candidate:
 
 def cells(row: Row) -> dict[str, str]:
     """Time a row and bytes of each candidate."""
-    B = int(row.labels["B, d, h, q"].split(", ")[0])
-    times = {f"{name}, a row": as_time(seconds / B) for name, seconds in row.seconds.items()}
+    times = {f"{name}, a row": as_time(seconds / row.shape[0]) for name, seconds in row.seconds.items()}
     return times | {f"{name}, bytes": as_bytes(peak) for name, peak in row.peak_bytes.items()}
 
 
 QUESTION = Question(
     "growth",
-    "What becomes of time a row and of memory as the batch grows? Whole steps with SGD; bytes above parameters and batch.",
+    "What becomes of time a row and of memory as the batch grows? Whole steps with SGD, bytes above parameters and "
+    "batch (MB are 10⁶ bytes).",
     measure,
     cells,
     picture=growth_png,

@@ -79,12 +79,12 @@ def cells(row: Row) -> dict[str, str]:
 
 def goals(row: Row) -> list[Judged]:
     """How much less than eager the tiled ways are to need; and that they need the same for any number of rows."""
-    shape = tuple(int(size) for size in row.labels["B, d, h, q"].split(", "))
-    less = [f"{EAGER} / {name}" for name in FLAT] if shape in LEAST else []
-    same = [name for name in row.ratios if name.endswith(" rows")]
-    return [Judged(name, row.ratios[name], Goal(LEAST[shape], at_least=True, exact=True)) for name in less] + [
-        Judged(name, row.ratios[name], Goal(1.0, exact=True)) for name in same
-    ]
+    least = LEAST.get(row.shape)
+    same = [Judged(name, row.ratios[name], Goal(1.0, exact=True)) for name in row.ratios if name.endswith(" rows")]
+    if least is None:
+        return same
+    goal = Goal(least, at_least=True, exact=True)
+    return [Judged(f"{EAGER} / {name}", row.ratios[f"{EAGER} / {name}"], goal) for name in FLAT] + same
 
 
 QUESTION = Question(

@@ -1,7 +1,7 @@
 """Question: beside the losses that hide their last layer, what do time and memory of the large output layer become?
 
-Peers: torch's `LinearCrossEntropyLoss` (torch 2.13 and later), on top of an eager hidden layer; Apple's cut-cross-entropy
-where it is installed, in its torch.compile form, the one that runs on a CPU. λ = 0, as none of them knows it.
+Peers: torch's `LinearCrossEntropyLoss` (torch 2.13 and later), on top of an eager hidden layer; cut-cross-entropy where
+it is installed, in its torch.compile form, the one that runs on a CPU. λ = 0, as none of them knows it.
 """
 
 import importlib.util
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,10 +23,10 @@ EAGER, COMPILED = "eager", "torch.compile of the loss"
 TORCH, TORCH_CHUNKED = "LinearCrossEntropyLoss", "LinearCrossEntropyLoss, chunked"
 CUT = "cut-cross-entropy (torch_compile)"
 OURS = 'Objective, tile_rows="auto"'
-SHAPE = SHAPES[-1]
+LARGE_OUTPUT = SHAPES[-1]
 
 
-def measure(settings: Settings, shape: Shape = SHAPE) -> Iterator[Row]:
+def measure(settings: Settings, shape: Shape = LARGE_OUTPUT) -> Iterator[Row]:
     """A row for each activation.
 
     Raises:
@@ -65,9 +64,9 @@ def _linear_cross_entropy(name: str, problem: Problem, options: Any) -> Candidat
     x, y = problem.batch
     _, _, h, q = problem.shape
     fc1, phi, fc2 = problem.eager_mlp()
-    loss = nn.LinearCrossEntropyLoss(h, q, bias=True, options=options)
-    loss.linear = fc2
-    return _candidate(name, lambda: loss(phi(fc1(x)), y), nn.ModuleList([fc1, fc2]))
+    loss = nn.LinearCrossEntropyLoss(h, q, bias=True, device=problem.device, dtype=problem.dtype, options=options)
+    loss.linear.load_state_dict(fc2.state_dict())
+    return _candidate(name, lambda: loss(phi(fc1(x)), y), nn.ModuleList([fc1, loss.linear]))
 
 
 def _cut_cross_entropy(problem: Problem) -> Candidate:

@@ -28,7 +28,7 @@ def growth_png(rows: Sequence[Row], caption: str) -> bytes:
     """Time a row, and peak bytes, over the rows of a batch; one line for each candidate, named at its end."""
     figure = _figure(caption, (11, 5.2))
     time, memory = figure.subplots(1, 2)
-    batches = [_batch(row) for row in rows]
+    batches = [row.shape[0] for row in rows]
     styles = _styles(rows)
     names = list(rows[0].seconds)
     _lines(
@@ -102,10 +102,6 @@ def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(name for row in rows for name in row.seconds if name not in (FLOOR, STEP))
     styles = {name: _STYLES[1 + i % (len(_STYLES) - 1)] for i, name in enumerate(names)}
     return {FLOOR: _GREY, **styles, STEP: _STYLES[0]}
-
-
-def _batch(row: Row) -> int:
-    return int(row.labels["B, d, h, q"].split(", ")[0])
 
 
 def _figure(caption: str, size: tuple[float, float]) -> "Figure":

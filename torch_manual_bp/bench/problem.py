@@ -12,6 +12,7 @@ from ..equations import ACTIVATIONS
 from ..nn import MLP
 
 Shape = tuple[int, int, int, int]
+SHAPE = "B, d, h, q"
 
 # B, d, h, q: a small net, digits-sized ones, a wide one, one with a large output layer
 SHAPES: tuple[Shape, ...] = (
@@ -52,7 +53,7 @@ class Problem:
 
     @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
-        """x (B, d) and y (B,)."""
+        """The inputs x (B, d) and the labels y (B,)."""
         B, d, _, q = self.shape
         torch.manual_seed(0)
         x = torch.randn(B, d, dtype=self.dtype, device=self.device)
@@ -78,11 +79,11 @@ class Problem:
     def labels(self) -> dict[str, str]:
         """What tells this problem from others, for a table."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return {"B, d, h, q": ", ".join(map(str, self.shape)), "φ": self.activation, "dtype": dtype}
+        return {SHAPE: ", ".join(map(str, self.shape)), "φ": self.activation, "dtype": dtype}
 
 
 def penalty(w1: Tensor, w2: Tensor, weight_decay: float = WEIGHT_DECAY) -> Tensor:
-    """s = λ/2 (‖W1‖² + ‖W2‖²), as one writes it into a loss."""
+    """The penalty s = λ/2 (‖W1‖² + ‖W2‖²), as one writes it into a loss."""
     return weight_decay / 2 * (w1.square().sum() + w2.square().sum())
 
 

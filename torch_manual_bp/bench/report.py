@@ -11,6 +11,7 @@ import torch
 
 from .. import kernels
 from .goals import Judged
+from .problem import SHAPE, Shape
 from .timing import Timings
 
 
@@ -33,6 +34,12 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        """B, d, h, q from the labels."""
+        B, d, h, q = map(int, self.labels[SHAPE].split(", "))
+        return B, d, h, q
 
 
 def timed_row(labels: Mapping[str, str], timings: Timings, to: str, peaks: Mapping[str, int] | None = None) -> Row:

@@ -27,7 +27,7 @@ def answer(
     Raises:
         BusyMachineError: something else was running; no figure of such a run is kept.
     """
-    runs = []
+    runs: list[list[Row]] = []
     for _ in range(repeat):
         runs.append([])
         for row in question.measure(settings):

@@ -1,6 +1,7 @@
 """A whole training step with plain SGD and λ in the objective, W ← W − η (∂L/∂W + λW), by each of its opponents."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def eager_fused(problem: Problem) -> Candidate:
     """The best that stays eager: λ inside the fused SGD, for the weights only; no penalty in the loss."""
     net, (x, y) = problem.eager_mlp(), problem.batch
     w1, b1, w2, b2 = parameters = list(net.parameters())
-    groups = [{"params": [w1, w2], "weight_decay": WEIGHT_DECAY}, {"params": [b1, b2]}]
+    groups: list[dict[str, Any]] = [{"params": [w1, w2], "weight_decay": WEIGHT_DECAY}, {"params": [b1, b2]}]
     optimizer = torch.optim.SGD(groups, LEARNING_RATE, fused=True)
 
     def step() -> None:

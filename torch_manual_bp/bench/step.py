@@ -41,11 +41,20 @@ def measure(
         problem = Problem(small, activation, settings.dtype, settings.device)
         yield _row(ADAMW, problem, adamw_candidates(problem, settings.compiled), settings, on_cuda)
         problem = Problem(low_precision, activation, torch.float32, settings.device)
-        yield _row(BFLOAT16, problem, _under_autocast(problem, settings.compiled), settings)
+        floor = matrix_products(replace(problem, dtype=torch.bfloat16))
+        yield _row(BFLOAT16, problem, _under_autocast(problem, settings.compiled), settings, floor=floor)
 
 
-def _row(what: str, problem: Problem, candidates: Iterable[Candidate], settings: Settings, graphs: bool = False) -> Row:
-    calls = {candidate.name: candidate.call for candidate in (matrix_products(problem), *candidates)}
+def _row(
+    what: str,
+    problem: Problem,
+    candidates: Iterable[Candidate],
+    settings: Settings,
+    graphs: bool = False,
+    floor: Candidate | None = None,
+) -> Row:
+    floor = floor or matrix_products(problem)
+    calls = {candidate.name: candidate.call for candidate in (floor, *candidates)}
     if graphs:
         calls = {name: _graphed(call) for name, call in calls.items()}
     timings = time_in_turn(calls, budget=settings.budget, device=settings.device)
@@ -113,14 +122,14 @@ def cells(row: Row) -> dict[str, str]:
 
 def goals(row: Row) -> list[Judged]:
     """What the step is to reach in this row."""
-    what, shape = row.labels["update"], tuple(int(size) for size in row.labels["B, d, h, q"].split(", "))
+    what = row.labels["update"]
     if what == ADAMW:
         return [Judged("microseconds a step", row.seconds[STEP] * 1e6, Goal(40))]
     if what == BFLOAT16:
         return [Judged(f"{STEP_FLOAT32} / step", row.ratios[f"{STEP_FLOAT32} / {STEP}"], Goal(1.7, at_least=True))]
-    if shape not in GOALS:
+    if row.shape not in GOALS:
         return []
-    to_floor, to_best = GOALS[shape]
+    to_floor, to_best = GOALS[row.shape]
     return [
         Judged("step / matrix products", 1 / row.ratios[f"{FLOOR} / {STEP}"], Goal(to_floor)),
         Judged("best opponent / step", row.ratios[f"{best_opponent(row)} / {STEP}"], Goal(to_best, at_least=True)),
