@@ -1,6 +1,5 @@
 """The peak of a call's memory, exact to the byte: what the allocator handed out above what stood before."""
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -41,7 +40,6 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.memory_stats(device)["requested_bytes.all.peak"] - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler announces each of its starts
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     assert recorded.profiler is not None

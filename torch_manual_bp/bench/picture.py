@@ -20,6 +20,7 @@ _STYLES = (
     {"color": "#8a3b8f", "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "D"},
     {"color": "#b5473c", "linestyle": (0, (5, 1)), "marker": "v"},
     {"color": "#557a95", "linestyle": (0, (1, 2)), "marker": "P"},
+    {"color": "#8c6d1f", "linestyle": (0, (4, 2, 1, 2)), "marker": "X"},
 )
 _GREY = {"color": "#6b7280", "linestyle": ":", "marker": "|"}
 
@@ -51,9 +52,12 @@ def over_floor_png(rows: Sequence[Row], caption: str) -> bytes:
     axes = figure.subplots()
     styles = _styles(rows)
     for name, style in styles.items():
-        places = [(row.seconds[name] / row.seconds[FLOOR], -i) for i, row in enumerate(rows) if name in row.seconds]
-        mark = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
-        axes.plot(*zip(*places, strict=True), label=name, markersize=9 if name == STEP else 6, **mark)
+        places = [(_over_floor(row, name), -i) for i, row in enumerate(rows) if name in row.seconds]
+        ours = name == STEP  # a ring, so that an opponent of the same time shows inside of it
+        mark = {"color": style["color"], "marker": style["marker"], "markersize": 12 if ours else 6}
+        axes.plot(
+            *zip(*places, strict=True), label=name, linestyle="none", fillstyle="none" if ours else "full", **mark
+        )
     axes.set_xscale("log")
     axes.axvline(1, color=_GREY["color"], linewidth=0.8)
     axes.set_yticks([-i for i in range(len(rows))], [" · ".join(row.labels.values()) for row in rows])
@@ -62,6 +66,11 @@ def over_floor_png(rows: Sequence[Row], caption: str) -> bytes:
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     _tidy(axes)
     return _png(figure)
+
+
+def _over_floor(row: Row, name: str) -> float:
+    ratios = {**row.ratios, f"{STEP} / {STEP}": 1.0}
+    return ratios[f"{name} / {STEP}"] / ratios[f"{FLOOR} / {STEP}"]
 
 
 def _lines(axes: "Axes", x: Sequence[float], ys: dict[str, list[float]], styles: dict[str, dict[str, Any]]) -> None:
@@ -83,7 +92,7 @@ def _lines(axes: "Axes", x: Sequence[float], ys: dict[str, list[float]], styles:
             va="center",
             color=styles[name]["color"],
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": styles[name]["color"], "linewidth": 0.6},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": styles[name]["color"], "linewidth": 0.6},
         )
 
 
@@ -94,7 +103,7 @@ def _apart(ends: dict[str, float], axes: "Axes", gap: float = 0.06) -> dict[str,
     last = -gap
     for name in sorted(heights, key=heights.__getitem__):
         last = heights[name] = max(heights[name], last + gap)
-    return heights
+    return {name: height - max(0.0, last - 1) for name, height in heights.items()}
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
