@@ -6,7 +6,7 @@
 // clang-format off
 STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
   m.def("bias_act_      (Tensor(a!) z, Tensor? bias, int activation) -> ()");
-  m.def("bias_act_keep_ (Tensor(a!) z, Tensor? bias, int activation) -> Tensor");
+  m.def("bias_act_keep_ (Tensor(a!) z, Tensor(b!) h, Tensor? bias, int activation) -> ()");
   m.def("bias_act_mask_ (Tensor(a!) z, Tensor? bias, int activation) -> Tensor");
   m.def("act            (Tensor z, int activation) -> Tensor");
   m.def("dact_          (Tensor(a!) dh, Tensor saved, int activation, int kind) -> ()");
@@ -17,6 +17,8 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
         "                bool mean) -> (Tensor, Tensor)");
   m.def("bce_with_logits_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"
         "                bool mean) -> (Tensor, Tensor)");
+  m.def("sgd_products_  (Tensor(a!)[] w, Tensor[] left, Tensor[] right, float[] w_keep, float[] w_rate,"
+        "                Tensor(b!)[] b, Tensor[] db, float[] b_keep, float[] b_rate) -> ()");
   m.def("find_bad_label (Tensor target, int classes, int ignore_index) -> Tensor");
 }
 // clang-format on

@@ -109,11 +109,10 @@ void bias_act_(Tensor z, MaybeTensor bias, int64_t activation) {
   dispatch(z, bias, z, check_bias_act("bias_act_", z, bias, activation), false, nullptr);
 }
 
-Tensor bias_act_keep_(Tensor z, MaybeTensor bias, int64_t activation) {
+void bias_act_keep_(Tensor z, Tensor h, MaybeTensor bias, int64_t activation) {
   const Activation a = check_bias_act("bias_act_keep_", z, bias, activation);
-  Tensor h = new_tensor(z, {z.size(0), z.size(1)}, z.scalar_type());
+  check_beside("bias_act_keep_", "h", h, {z.size(0), z.size(1)}, z.scalar_type(), z);
   dispatch(z, bias, h, a, true, nullptr);
-  return h;
 }
 
 Tensor bias_act_mask_(Tensor z, MaybeTensor bias, int64_t activation) {

@@ -12,9 +12,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 def backend(request, monkeypatch):
     """The compiled kernels and the plain-torch ones, in turn."""
     if request.param == "plain":
-        monkeypatch.setattr(_dispatch, "_on_cpu", False)
+        monkeypatch.setattr(_dispatch, "_cpu", None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    elif not _dispatch._on_cpu:
+    elif _dispatch._cpu is None:
         pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -23,7 +23,7 @@ def backend(request, monkeypatch):
 
 @pytest.fixture
 def compiled():
-    if not _dispatch._on_cpu:
+    if _dispatch._cpu is None:
         pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
     return torch.ops.torch_manual_bp
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -33,11 +35,10 @@ def test_bias_act_is_the_definition(backend, activation, dtype, shape, with_bias
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bias_act_keep_keeps_z_and_returns_its_activation(backend, activation, dtype, shape):
+def test_bias_act_keep_keeps_z_beside_its_activation(backend, activation, dtype, shape):
     z, bias = sample(*shape, dtype)
-    kept = z.clone()
-    h = kernels.bias_act_keep_(kept, bias, activation)
-    assert h.dtype == dtype and (h.data_ptr() != kept.data_ptr() or h.numel() == 0)
+    kept, h = z.clone(), torch.full_like(z, torch.nan)
+    assert kernels.bias_act_keep_(kept, h, bias, activation) is None
     assert torch.equal(kept, z + bias)
     assert_accurate(h, ACTIVATIONS[activation].phi(kept.double()), eager(activation, kept))
 
@@ -135,17 +136,29 @@ def test_unknown_activation_is_named(backend):
     ],
 )
 def test_compiled_ops_check_before_they_write(compiled, z, bias, message):
-    for op in (kernels.bias_act_, kernels.bias_act_keep_, kernels.bias_act_mask_):
+    h = torch.zeros(4, 3)
+    for op in (kernels.bias_act_, partial(_keep, h), kernels.bias_act_mask_):
         with pytest.raises(RuntimeError, match=message):
             op(z, bias, "relu")
-        assert not z.any()
+        assert not z.any() and not h.any()
+
+
+def _keep(h, z, bias, activation):
+    kernels.bias_act_keep_(z, h, bias, activation)
+
+
+def test_the_kept_h_is_checked(compiled):
+    z = torch.zeros(4, 3)
+    with pytest.raises(RuntimeError, match=r"bias_act_keep_: h must have shape \(4, 3\), got \(3, 4\)"):
+        kernels.bias_act_keep_(z, torch.zeros(3, 4), None, "relu")
 
 
 def test_opcheck(compiled):
     z, bias = sample(5, 11, torch.float32)
-    for op in (compiled.bias_act_, compiled.bias_act_keep_, compiled.bias_act_mask_):
-        for b in (bias, None):
+    for b in (bias, None):
+        for op in (compiled.bias_act_, compiled.bias_act_mask_):
             torch.library.opcheck(op.default, (z.clone(), b, 1))
+        torch.library.opcheck(compiled.bias_act_keep_.default, (z.clone(), torch.empty_like(z), b, 1))
     torch.library.opcheck(compiled.act.default, (z, 6))
 
 

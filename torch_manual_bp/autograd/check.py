@@ -14,8 +14,10 @@ Named = tuple[str, Tensor | None]
 OWN_TYPES = (Tensor, nn.Parameter)  # subclasses mean something else by an operator: they get torch's own
 
 
-def tensors(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> None:
-    """Raise unless the MLP's tensors fit each other.
+def tensors(
+    op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, one_dtype: bool = True
+) -> None:
+    """Raise unless the MLP's tensors fit each other; under autocast x may have a dtype of its own.
 
     Raises:
         TypeError: not a tensor, not floating point, or dtypes that differ.
@@ -40,16 +42,19 @@ def tensors(op: str, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: T
         raise ValueError(f"{op}: b1 must have shape ({h},), got {tuple(b1.shape)}")
     if b2 is not None and b2.shape != (q,):
         raise ValueError(f"{op}: b2 must have shape ({q},), got {tuple(b2.shape)}")
-    _same_kind(op, named)
+    _same_kind(op, named, one_dtype)
 
 
-def _same_kind(op: str, named: Sequence[Named]) -> None:
+def _same_kind(op: str, named: Sequence[Named], one_dtype: bool) -> None:
     """One floating dtype, one device."""
     first = named[0][1]
     assert first is not None
     dtype, device = first.dtype, first.device
     if not dtype.is_floating_point:
         raise TypeError(f"{op}: x must have a floating-point dtype, got {dtype}")
+    if not one_dtype:
+        named = named[1:]
+        dtype = named[0][1].dtype  # type: ignore[union-attr]
     for name, t in named:
         if t is None:
             continue

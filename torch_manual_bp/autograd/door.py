@@ -9,7 +9,9 @@
 | running eagerly, none can | the fused kernels |
 """
 
-from typing import Any, Literal, TypeGuard
+import warnings
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -77,6 +79,53 @@ def objective(
             return objective_value(*arguments)
     o = mlp(x, w1, b1, w2, b2, phi, save, op)
     return pure.objective(o, y, w1, w2, loss, class_weight, row_weight, weight_decay)
+
+
+class LeanArguments(NamedTuple):
+    """Checked arguments of an objective that is computed in tiles; dtype is that of the matrix products.
+
+    x (B,d), y (B,) or (B,q), class_weight (q,) and row_weight (B,) in the dtype that sums have.
+    """
+
+    x: Tensor
+    y: Tensor
+    class_weight: Tensor | None
+    row_weight: Tensor | None
+    dtype: torch.dtype
+
+
+def lean_arguments(
+    x: Tensor, y: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None,
+    loss: Loss, class_weight: Tensor | None, row_weight: Tensor | None, validate: bool, op: str,
+) -> LeanArguments | None:  # fmt: skip
+    """The arguments as tiles take them, after the checks of `objective`; None where torch does not run eagerly."""
+    casting = _is_autocast(x)
+    check.tensors(op, x, w1, b1, w2, b2, one_dtype=not casting)
+    if _path(x, w1, b1, w2, b2, y) != "eager":
+        return None
+    dtype = w1.dtype
+    if casting and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+    like = x if x.dtype == dtype else x.new_empty(0, dtype=dtype)
+    look = _labels_are_at_hand(y, validate)
+    q = w2.shape[0]
+    check.loss_arguments(op, loss, y, class_weight, row_weight, x.shape[:-1], q, like, look)
+    if dtype == torch.float16 and x.is_cpu:
+        _warn_of_float16()
+        dtype = torch.float32
+        y = y.float() if y.dtype == torch.float16 else y
+    y, class_weight, row_weight = pure.loss_rows(loss, y, class_weight, row_weight, w1.dtype)
+    return LeanArguments(pure.matrix(x), y, class_weight, row_weight, dtype)
+
+
+@cache
+def _warn_of_float16() -> None:
+    """Once a process."""
+    warnings.warn(
+        "torch_manual_bp: float16 matrix products take 20 to 100 times as long as float32 ones on a CPU: "
+        "this step makes them in float32, and rounds its gradients to float16; bfloat16 is fast",
+        stacklevel=5,
+    )
 
 
 def check_loss(

@@ -29,7 +29,9 @@ def hidden(x: Tensor, w1: Tensor, b1: Maybe, phi: Activation, keep: str) -> tupl
     """H, and the kept tensor; both are one buffer where h is what is kept."""
     z, b1 = _product(x, w1, b1)  # Z = X W1ᵀ + 1 b1ᵀ, and H = φ(Z) in one pass over Z
     if keep == "z":
-        return kernels.bias_act_keep_(z, b1, phi.name), z
+        h = torch.empty_like(z)
+        kernels.bias_act_keep_(z, h, b1, phi.name)
+        return h, z
     if keep == "mask":
         mask = kernels.bias_act_mask_(z, b1, phi.name)
         return z, mask

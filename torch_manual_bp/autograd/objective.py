@@ -24,21 +24,12 @@ def objective_value(
 ) -> Tensor:  # fmt: skip
     """J alone, on the fused kernels."""
     h, _ = fused.hidden(x, w1, b1, phi, "nothing")
-    L, _ = loss_in_place(torch.mm(h, w2.t()), b2, y, class_weight, row_weight, loss)
+    L, _ = kernels.loss_(torch.mm(h, w2.t()), _dense(b2), y, class_weight, row_weight, loss, loss.reduction)
     return _with_penalty(L, w1, w2, weight_decay)
 
 
-def loss_in_place(
-    o: Tensor, b2: Maybe, y: Tensor, class_weight: Maybe, row_weight: Maybe, loss: Loss
-) -> tuple[Tensor, Tensor]:
-    """L and the scale of ∂L/∂o = scale · Ĝ, for logits o + b2; Ĝ overwrites o."""
-    b2 = None if b2 is None else b2.contiguous()
-    if loss.name == "cross_entropy":
-        return kernels.cross_entropy_(
-            o, b2, y, class_weight, row_weight, loss.label_smoothing, loss.ignore_index, loss.reduction
-        )
-    op = kernels.mse_ if loss.name == "mse" else kernels.bce_with_logits_
-    return op(o, b2, y, row_weight, loss.reduction)
+def _dense(b2: Maybe) -> Maybe:
+    return None if b2 is None else b2.contiguous()
 
 
 def _with_penalty(L: Tensor, w1: Tensor, w2: Tensor, weight_decay: float) -> Tensor:
@@ -63,7 +54,7 @@ class ObjectiveForward(Function):
         h, s = fused.hidden(x, w1, b1, phi, keep)
         G = torch.mm(h, w2.t())  # O, without b2; Ĝ in the end
         del h
-        L, scale = loss_in_place(G, b2, y, class_weight, row_weight, loss)
+        L, scale = kernels.loss_(G, _dense(b2), y, class_weight, row_weight, loss, loss.reduction)
         penalised = weight_decay != 0
         more = (G, scale, y, class_weight, row_weight, w1 if penalised else None, w2 if penalised else None)
         save_for_gradients(ctx, x, w1, b1, w2, s, phi, keep, needs, *more)

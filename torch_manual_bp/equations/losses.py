@@ -48,6 +48,25 @@ class Loss:
         """Whether y holds class indices (B,) and not targets (B,q)."""
         return self.name == "cross_entropy"
 
+    @property
+    def gradient_factor(self) -> float:
+        """The number c in ∂l/∂o = c · Ĝ."""
+        return 2.0 if self.name == "mse" else 1.0
+
+    def terms(self, q: int) -> int:
+        """How many terms of a row a mean is taken over: one, or one for each of the q outputs."""
+        return 1 if self.takes_classes else q
+
+    def normalizer(self, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:
+        """N = Σ_b r_b w_{y_b} over the rows that are not ignored, with w = 1 for losses without classes; 0-dim."""
+        if not self.takes_classes:
+            return y.new_tensor(len(y)) if row_weight is None else row_weight.sum()
+        kept = y != self.ignore_index
+        if class_weight is None:
+            return kept.sum() if row_weight is None else (row_weight * kept).sum()
+        weight = class_weight[y.where(kept, 0)] * kept
+        return weight.sum() if row_weight is None else (row_weight * weight).sum()
+
     def value(self, o: Tensor, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:
         """L in plain torch, for o (B,q): the definition, and what compilers and exporters are shown.
 
@@ -99,9 +118,7 @@ def _cross_entropy(loss: Loss, o: Tensor, y: Tensor, class_weight: Tensor | None
     total = _weighted(F.cross_entropy(o, y, class_weight, reduction="none", **options), row_weight)  # type: ignore[arg-type]
     if loss.reduction == "sum":
         return total
-    kept = y != loss.ignore_index
-    weight = row_weight if class_weight is None else row_weight * class_weight[y.where(kept, 0)]
-    return total / (weight * kept).sum()
+    return total / loss.normalizer(y, class_weight, row_weight)
 
 
 def _elementwise(loss: Loss, terms: Tensor, row_weight: Tensor | None) -> Tensor:

@@ -11,8 +11,10 @@ with plain torch, and for telling a fault of the extension from one elsewhere.
 
 from torch import Tensor
 
+from ..equations import Loss
 from ._dispatch import backend, kernels_for
 from .codes import CODES, KIND_CODES, MASKED_CODES
+from .products import sgd_products_
 
 __all__ = [
     "act",
@@ -24,7 +26,9 @@ __all__ = [
     "cross_entropy_",
     "dact_",
     "find_bad_label",
+    "loss_",
     "mse_",
+    "sgd_products_",
 ]
 
 
@@ -39,18 +43,16 @@ def bias_act_(z: Tensor, bias: Tensor | None, activation: str) -> None:
     kernels_for(z).bias_act_(z, bias, CODES[activation])
 
 
-def bias_act_keep_(z: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    """``z ← z + 1 bᵀ``, in place, and ``h = φ(z)``.
+def bias_act_keep_(z: Tensor, h: Tensor, bias: Tensor | None, activation: str) -> None:
+    """``z ← z + 1 bᵀ``, in place, and ``h ← φ(z)``.
 
     Args:
         z: (B,h), contiguous; overwritten.
+        h: (B,h), contiguous, in z's dtype; overwritten.
         bias: (h,) in z's dtype, or None.
         activation: name of φ.
-
-    Returns:
-        h (B,h).
     """
-    return kernels_for(z).bias_act_keep_(z, bias, CODES[activation])
+    kernels_for(z).bias_act_keep_(z, h, bias, CODES[activation])
 
 
 def bias_act_mask_(z: Tensor, bias: Tensor | None, activation: str) -> Tensor:
@@ -169,6 +171,28 @@ def bce_with_logits_(
         (L, scale), both 0-dim: float64 where o is, float32 elsewhere.
     """
     return kernels_for(o).bce_with_logits_(o, bias, target, row_weight, reduction == "mean")
+
+
+def loss_(
+    o: Tensor, bias: Tensor | None, target: Tensor, class_weight: Tensor | None, row_weight: Tensor | None,
+    loss: Loss, reduction: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """L and the scale of ∂L/∂o = scale · Ĝ for logits o + 1 bᵀ, and o ← Ĝ, by the op of the loss.
+
+    Args:
+        o: (B,q), contiguous; Ĝ afterwards.
+        bias: (q,) in o's dtype, contiguous, or None.
+        target: as the loss takes it.
+        class_weight: (q,), for cross-entropy, or None.
+        row_weight: (B,), or None.
+        loss: which, and its options; its own reduction is not looked at.
+        reduction: "mean" or "sum".
+    """
+    if loss.name == "cross_entropy":
+        return cross_entropy_(
+            o, bias, target, class_weight, row_weight, loss.label_smoothing, loss.ignore_index, reduction
+        )
+    return (mse_ if loss.name == "mse" else bce_with_logits_)(o, bias, target, row_weight, reduction)
 
 
 def find_bad_label(target: Tensor, classes: int, ignore_index: int) -> int:

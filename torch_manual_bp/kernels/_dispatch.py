@@ -24,6 +24,7 @@ _OPS = (
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
+    "sgd_products_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile
 
@@ -51,25 +52,32 @@ def _load() -> tuple[SimpleNamespace | None, str]:
     return compiled, ""
 
 
-def _has_kernels(dispatch_key: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::bias_act_", dispatch_key))
+def _for_device(dispatch_key: str) -> SimpleNamespace | None:
+    """The compiled ops of a device, with the fallback's where one has no kernel there; None if it has none at all."""
+    compiled = {
+        name: op
+        for name, op in vars(_compiled).items()
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::{name}", dispatch_key)
+    } if _compiled else {}  # fmt: skip
+    return SimpleNamespace(**{name: compiled.get(name, getattr(fallback, name)) for name in _OPS}) if compiled else None
 
 
 _compiled, _reason = _load()
-_on_cpu = _compiled is not None and _has_kernels("CPU")
-_on_cuda = _compiled is not None and _has_kernels("CUDA")
+_cpu, _cuda = _for_device("CPU"), _for_device("CUDA")
 _warned = {"meta"}  # device types that have been told; nothing is computed on meta
 
 
 def backend() -> str:
     """What computes: "cpu+cuda", "cpu", or "python (reason)" where the plain-torch fallback does."""
-    return "+".join(["cpu"] * _on_cpu + ["cuda"] * _on_cuda) or f"python ({_reason})"
+    return "+".join(["cpu"] * (_cpu is not None) + ["cuda"] * (_cuda is not None)) or f"python ({_reason})"
 
 
 def kernels_for(tensor: Tensor) -> Any:
     """The ops for this tensor's device; warns once for a device type that has none compiled."""
-    if (_on_cpu and tensor.is_cpu) or (_on_cuda and tensor.is_cuda):  # (tensor.device.type takes six times as long)
-        return _compiled
+    if _cpu is not None and tensor.is_cpu:  # (tensor.device.type takes six times as long)
+        return _cpu
+    if _cuda is not None and tensor.is_cuda:
+        return _cuda
     device_type = tensor.device.type
     if device_type not in _warned:
         _warned.add(device_type)

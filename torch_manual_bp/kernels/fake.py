@@ -16,8 +16,8 @@ def _(z: Tensor, bias: Maybe, activation: int) -> None:
 
 
 @register_fake("torch_manual_bp::bias_act_keep_")
-def _(z: Tensor, bias: Maybe, activation: int) -> Tensor:
-    return torch.empty_like(z)
+def _(z: Tensor, h: Tensor, bias: Maybe, activation: int) -> None:
+    return None
 
 
 @register_fake("torch_manual_bp::bias_act_mask_")
@@ -61,6 +61,14 @@ def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> 
 @register_fake("torch_manual_bp::bce_with_logits_")
 def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> tuple[Tensor, Tensor]:
     return _loss_and_scale(o)
+
+
+@register_fake("torch_manual_bp::sgd_products_")
+def _(
+    w: list[Tensor], left: list[Tensor], right: list[Tensor], w_keep: list[float], w_rate: list[float],
+    b: list[Tensor], db: list[Tensor], b_keep: list[float], b_rate: list[float],
+) -> None:  # fmt: skip
+    return None
 
 
 @register_fake("torch_manual_bp::find_bad_label")

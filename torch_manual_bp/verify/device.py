@@ -187,7 +187,8 @@ def _check_hidden_kernels(
     truth = torch.cat([phi.phi(at.double()).flatten(), (phi.dphi(at.double()) * dh.double()).flatten()])
 
     kept = z.to(device)
-    ours_h = kernels.bias_act_keep_(kept, b.to(device), activation)
+    ours_h = torch.empty_like(kept)
+    kernels.bias_act_keep_(kept, ours_h, b.to(device), activation)
     dz = dh.to(device)
     db = kernels.dact_(dz, kept, activation, "z", True)
     assert db is not None

@@ -6,6 +6,7 @@ bfloat16 and float16 are worked on in float32. Names, arguments and results are 
 
 from .hidden import act, bias_act_, bias_act_keep_, bias_act_mask_, dact_, dact_bias_grad_
 from .losses import bce_with_logits_, cross_entropy_, find_bad_label, mse_
+from .products import sgd_products_
 
 __all__ = [
     "act",
@@ -18,4 +19,5 @@ __all__ = [
     "dact_bias_grad_",
     "find_bad_label",
     "mse_",
+    "sgd_products_",
 ]

@@ -22,11 +22,12 @@ def bias_act_(z: Tensor, bias: Tensor | None, activation: int) -> None:
 
 
 @torch.no_grad()
-def bias_act_keep_(z: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    """``z ← z + 1 bᵀ``; returns h = φ(z), of z as it is kept (rounded)."""
+def bias_act_keep_(z: Tensor, h: Tensor, bias: Tensor | None, activation: int) -> None:
+    """``z ← z + 1 bᵀ``, and ``h ← φ(z)``, of z as it is kept (rounded)."""
     if bias is not None:
         z.add_(bias)
-    return act(z, activation)
+    h.copy_(z)
+    bias_act_(h, None, activation)
 
 
 def _bits(like: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+"""The gradient of J added to ``.grad``, or handed over by ``J.backward()``; neither keeps anything of the rows."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from ..equations import Activation
+from .gradient import Share, add_penalty, gradient
+from .problem import PARAMETERS, Batch, Goal, Maybe, Net, sum_dtype
+from .tiling import Tiling
+from .workspace import Workspace
+
+
+@torch.no_grad()
+def accumulate(
+    net: Net, goal: Goal, batch: Batch, parameters: dict[str, nn.Parameter], x: Tensor | None, tile: Tiling,
+    dtype: torch.dtype, workspace: Workspace, share: Share,
+) -> Tensor:  # fmt: skip
+    """J, and ``p.grad`` ← ``p.grad`` + ∂J/∂p for the parameters, by symbol, and for x where it is given.
+
+    All is computed before the first ``.grad`` is written.
+    """
+    sums = {
+        f"d{name}": torch.empty_like(parameter, dtype=sum_dtype(parameter.dtype), memory_format=torch.contiguous_format)
+        for name, parameter in parameters.items()
+    }
+    if x is not None:
+        sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
+    J, _, penalty, _ = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+    add_penalty(sums, net, penalty)
+    for name, parameter in parameters.items():
+        _add(parameter, sums[f"d{name}"])
+    if x is not None:
+        _add(x, sums["dx"].view(x.shape))
+    return J
+
+
+def _add(leaf: Tensor, gradient: Tensor) -> None:
+    if leaf.grad is None:
+        leaf.grad = gradient.to(leaf.dtype)
+    else:
+        leaf.grad.add_(gradient)
+
+
+class TiledObjective(Function):
+    """J, whose gradients are computed with it, tile by tile; ``backward`` scales them and hands them over."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, row_weight: Maybe,
+        phi: Activation, goal: Goal, tile: Tiling, dtype: torch.dtype, workspace: Workspace,
+    ) -> Tensor:  # fmt: skip
+        """J = L + λ/2 (‖W1‖² + ‖W2‖²), and ∂J/∂X of every X that needs it."""
+        net, given = Net(w1, b1, w2, b2, phi), {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2}
+        needed = [name for name, needs in zip(("x", "y", *PARAMETERS), ctx.needs_input_grad, strict=False) if needs]
+        sums = {}
+        for name in needed:
+            like = given[name]
+            assert like is not None
+            longer = dtype if name == "x" else sum_dtype(like.dtype)
+            sums[f"d{name}"] = torch.empty_like(like, dtype=longer, memory_format=torch.contiguous_format)
+        J, _, penalty, _ = gradient(net, goal, Batch(x, y, row_weight), sums, tile, dtype, workspace, Share())
+        add_penalty(sums, net, penalty)
+        ctx.set_materialize_grads(False)
+        ctx.needed = needed
+        ctx.dtypes = {name: given[name].dtype for name in needed}  # type: ignore[union-attr]
+        ctx.save_for_backward(*(sums[f"d{name}"] for name in needed))
+        return J
+
+    @staticmethod
+    def backward(ctx: Any, dJ: Maybe) -> Any:
+        """∂J/∂X times what arrives."""
+        gradients: dict[str, Tensor] = {}
+        if dJ is not None:
+            for name, gradient in zip(ctx.needed, ctx.saved_tensors, strict=True):
+                gradients[name] = (gradient * dJ).to(ctx.dtypes[name])
+            if torch.is_grad_enabled():
+                gradients = dict(zip(gradients, OnceDifferentiable.apply(*gradients.values()), strict=True))
+        return *(gradients.get(name) for name in ("x", "y", *PARAMETERS)), *(None,) * 6
+
+
+class OnceDifferentiable(Function):
+    """The identity, whose derivative is refused: the gradients that come through it have no graph."""
+
+    @staticmethod
+    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Each as a new tensor."""
+        return tuple(gradient.detach() for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        """Refuse."""
+        raise RuntimeError(
+            "Objective: with tile_rows there is no second derivative, since nothing of the rows is kept; "
+            "use tile_rows=None, which is exact at every order"
+        )

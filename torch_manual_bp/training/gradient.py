@@ -1,0 +1,135 @@
+"""J and its gradient over a batch, a tile of rows at a time, on one process or over a group of them."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..equations import ACTIVATIONS
+from . import tiling
+from .problem import PARAMETERS, Batch, Goal, Net, exact_dtype, sum_dtype
+from .steps import Steps, steps
+from .tiles import Names, run_tiles
+from .workspace import Workspace
+
+_SHORT = (torch.bfloat16, torch.float16)
+
+
+class Share(NamedTuple):
+    """How the rows of a call count.
+
+    Attributes:
+        scale: what J is multiplied with before it is differentiated.
+        normalizer: N of a larger batch, of which these rows are a part; None: they are the whole batch.
+        group: the processes whose rows make up the batch together; None: this one alone.
+    """
+
+    scale: float = 1.0
+    normalizer: float | None = None
+    group: "dist.ProcessGroup | None" = None
+
+
+class Gradient(NamedTuple):
+    """What a walk over the batch leaves behind.
+
+    Attributes:
+        J: the objective, 0-dim.
+        factor: ∂J/∂O = factor · Ĝ; a tensor where only the device knows it, and then g holds ∂J/∂O itself.
+        penalty: what w1 and w2 have to be multiplied with, to be added to dw1 and dw2.
+        last: the tensors of the last tile.
+    """
+
+    J: Tensor
+    factor: float | Tensor
+    penalty: float
+    last: Names
+
+
+def gradient(
+    net: Net, goal: Goal, batch: Batch, sums: Mapping[str, Tensor], tile: tiling.Tiling, dtype: torch.dtype,
+    workspace: Workspace, share: Share, factors: frozenset[str] = frozenset(),
+) -> Gradient:  # fmt: skip
+    """J, and ∂L/∂X in ``sums`` for each dX there; the penalty's λW is left to be added.
+
+    Args:
+        net: the parameters.
+        goal: the objective.
+        batch: the rows.
+        sums: dx, dw1, db1, dw2, db2, as far as wanted; overwritten.
+        tile: the largest tile.
+        dtype: of the matrix products.
+        workspace: of the temporaries.
+        share: how the rows count.
+        factors: of dw1 and dw2 those of which only the factors, dW1 = dZᵀX and dW2 = dOᵀH, are wanted; they stand in
+            ``last``, for a batch of one tile.
+    """
+    loss, q = goal.loss, net.w2.shape[0]
+    table = _steps(net.phi.name, frozenset(sums), factors, dtype in _SHORT, tile.classes < q, loss.takes_classes)
+    N = _number(_summed(loss.normalizer(batch.y, goal.class_weight, batch.row_weight), share.group))
+    whole = N if share.normalizer is None else share.normalizer
+    mean_of = whole * loss.terms(q) if loss.reduction == "mean" else 1.0
+    factor = (share.scale * loss.gradient_factor) * _inverse(mean_of)
+    if len(batch.x) > 0:
+        products = _in_dtype(net, dtype, workspace)
+        total, last = run_tiles(table, products, goal, batch, tile, factor, sums, workspace)
+    else:
+        total, last = net.w1.new_zeros((), dtype=exact_dtype(net.w1.device)), Names()
+        for tensor in sums.values():
+            tensor.zero_()
+    total = _summed(total, share.group)
+    for name in PARAMETERS:
+        if f"d{name}" in sums:
+            _summed(sums[f"d{name}"], share.group)
+    part = 1.0 if share.normalizer is None else float(N) / share.normalizer
+    J = (total / mean_of).to(sum_dtype(net.w1.dtype))
+    if goal.weight_decay:
+        norms = [torch.linalg.vector_norm(w, dtype=J.dtype).square() for w in (net.w1, net.w2)]
+        J.add_(norms[0].add(norms[1]), alpha=0.5 * part * goal.weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
+    return Gradient(J, factor, share.scale * part * goal.weight_decay, last)
+
+
+def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float) -> None:
+    """Make ∂J/∂W of ∂L/∂W, in place."""
+    for name, w in (("dw1", net.w1), ("dw2", net.w2)):
+        if penalty and name in sums:
+            sums[name].add_(w, alpha=penalty)  # dW1 = dZᵀ X + λ W1, dW2 = dOᵀ H + λ W2
+
+
+@cache
+def _steps(
+    activation: str, wanted: frozenset[str], factors: frozenset[str], short: bool, tiled: bool, by_class: bool
+) -> Steps:
+    return steps(ACTIVATIONS[activation], wanted, factors, short, classes_tiled=tiled, statistics=tiled and by_class)
+
+
+def _summed(tensor: Tensor, group: "dist.ProcessGroup | None") -> Tensor:
+    """The sum over the group's processes, in place."""
+    if group is not None:
+        dist.all_reduce(tensor, group=group)
+    return tensor
+
+
+def _number(N: Tensor) -> float | Tensor:
+    """N as a number where looking at it costs no wait."""
+    return N.item() if N.is_cpu else N.to(exact_dtype(N.device))
+
+
+def _inverse(n: float | Tensor) -> float | Tensor:
+    """1/n, or 0 for n = 0: the gradient of nothing."""
+    if isinstance(n, Tensor):
+        return torch.where(n == 0, torch.zeros_like(n), 1 / n)
+    return 1 / n if n else 0.0
+
+
+def _in_dtype(net: Net, dtype: torch.dtype, workspace: Workspace) -> Net:
+    """The net with parameters of another dtype, which are copies in the workspace."""
+    if net.w1.dtype is dtype:
+        return net
+    given = {name: tensor for name in PARAMETERS if (tensor := getattr(net, name)) is not None}
+    shapes = {f"{name} in another dtype": tuple(tensor.shape) for name, tensor in given.items()}
+    copies = workspace.take(shapes, dtype, net.w1.device)
+    copied = {name: copy.copy_(given[name]) for name, copy in zip(given, copies.values(), strict=True)}
+    return Net(copied["w1"], copied.get("b1"), copied["w2"], copied.get("b2"), net.phi)
