@@ -5,16 +5,14 @@ from torch_manual_bp.bench.problem import Candidate
 
 
 def test_a_known_pattern_is_exact_to_the_byte():
-    stood_before = [torch.empty(1000)]
-
     def pattern():
         a = torch.empty(1000)
         b = torch.empty(500)  # 6000 bytes
         del a
-        c = torch.empty(1001)  # 2000 + 4004
-        stood_before.clear()  # what is given back lowers what later allocations add up to
-        d = torch.empty(900)
-        return b, c, d
+        c = torch.empty(1001)  # 2000 + 4004 bytes, the most that is there at one time
+        del b
+        d = torch.empty(400)
+        return c, d
 
     assert peak_bytes(pattern) == 6004
 
@@ -32,6 +30,16 @@ def test_what_is_freed_on_another_thread_counts():
     peak = peak_bytes(lambda: (x @ w).sum().backward())
     products, expanded, gradient, scalar = 128 * 64 * 4, 4, 64 * 64 * 4, 4
     assert products <= peak <= products + expanded + gradient + 2 * scalar
+
+
+def test_what_stood_before_stands_to_the_end():
+    stood_before = [torch.empty(1000)]
+
+    def give_back_and_take():
+        stood_before.clear()
+        return torch.empty(900)
+
+    assert peak_bytes(give_back_and_take) == 3600
 
 
 def test_gradients_and_workspace_of_before_are_given_back():

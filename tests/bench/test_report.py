@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,11 @@ def test_markdown_by_hand():
         "- 8, 5, 7, 3: b / a ≥ 2: 1.5, not met",
         "- 8, 5, 7, 3: b / a ≥ 2: 4, met",
     ]
+
+
+def test_notes_stand_below_the_table():
+    text = Report(replace(QUESTION, notes="By the way."), [row(2e-3, 3e-3)], 3, "the command", WHERE).markdown()
+    assert text.endswith("not met\n\nBy the way.\n")
 
 
 def test_json_carries_command_hardware_and_verdicts():

@@ -42,5 +42,5 @@ def test_rows_are_measured(quick, shape):
     assert set(halved.seconds) == {*sgd.seconds, "step, float32"}
     for row in rows:
         assert row.shape == shape
-        assert row.ratios["eager / step"] == pytest.approx(row.seconds["eager"] / row.seconds["step"], rel=1.0)
+        assert set(row.ratios) == {f"{name} / step" for name in row.seconds} - {"step / step"}
         assert list(step.cells(row)) == list(step.cells(sgd))

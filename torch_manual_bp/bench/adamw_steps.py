@@ -75,7 +75,7 @@ def compiled_step(problem: Problem, backend: str = "inductor") -> Candidate:
 
     parameters = list(problem.eager_mlp().parameters())
     m, v = ([torch.zeros_like(p, requires_grad=False) for p in parameters] for _ in range(2))
-    t = [torch.zeros((), device=problem.device)]
+    t = [torch.zeros((), device=problem.device, dtype=torch.float64)]  # 1 − β2 has three digits less in float32
     return Candidate(COMPILED, compile_whole(step, problem, backend, parameters, m, v, t), parameters)
 
 

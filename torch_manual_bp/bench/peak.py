@@ -26,8 +26,9 @@ def _release(candidate: Candidate) -> None:
 def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes that the call held at one time, beyond those that were there when it began.
 
-    On the CPU they are the profiler's allocator events, which see temporaries inside of operators too; memory that a
-    library takes without torch's allocator is not among them.
+    On the CPU they are the profiler's allocator events, which see temporaries inside of operators too. Memory that a
+    library takes without torch's allocator is not among them, and what the call gives back of what stood before counts
+    as standing to the end.
 
     Args:
         call: what is measured; warm it up before.

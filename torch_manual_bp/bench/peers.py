@@ -107,4 +107,7 @@ QUESTION = Question(
     "backward, λ = 0; in brackets, how many times as long as the Objective in tiles.",
     measure,
     cells,
+    notes="Not among them on a CPU: Liger Kernel (0.8.5 tried) and cut-cross-entropy's own kernel (25.1.1) install there, "
+    "but are Triton kernels and stop with “0 active drivers”; quack, flash-attention's FusedMLP, TransformerEngine and "
+    "apex are written for CUDA alone. cut-cross-entropy's torch_compile form is timed where the package is installed.",
 )

@@ -54,7 +54,7 @@ class Question:
     """A bench: what it asks, how it measures, what its table shows, and which figures have goals.
 
     `cells` gives a row's figures by column, its labels apart; `goals` the figures to be judged; `picture` a PNG file's
-    content for rows and a caption.
+    content for rows and a caption; `notes` stand below the table.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Question:
     cells: Callable[[Row], dict[str, str]]
     goals: Callable[[Row], list[Judged]] = lambda row: []
     picture: Callable[[Sequence[Row], str], bytes] | None = None
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Report:
         if judged:
             lines += ["", "Goals:", ""]
             lines += [f"- {' · '.join(row.labels.values())}: {goal.describe(self.runs)}" for row, goal in judged]
+        if question.notes:
+            lines += ["", question.notes]
         if question.picture is not None:
             lines += ["", f"![{question.name}]({question.name}.png)"]
         return "\n".join(lines) + "\n"
@@ -108,7 +111,8 @@ class Report:
             "environment": dict(self.where),
             "runs": self.runs,
             "rows": [
-                {**asdict(row), "goals": [self._judged(judged) for judged in self._goals(row)]} for row in self.rows
+                {**asdict(row), "goals": [self._verdict(judged) for judged in self.question.goals(row)]}
+                for row in self.rows
             ],
         }
 
@@ -116,10 +120,7 @@ class Report:
         """The picture, where the question has one."""
         return self.question.picture(self.rows, self.caption.replace("`", "")) if self.question.picture else None
 
-    def _goals(self, row: Row) -> list[Judged]:
-        return self.question.goals(row)
-
-    def _judged(self, judged: Judged) -> dict[str, object]:
+    def _verdict(self, judged: Judged) -> dict[str, object]:
         return {
             "figure": judged.name,
             "value": judged.value,
