@@ -77,6 +77,7 @@ def test_scikit_learn_trains_the_same_net(shape):
     assert net.t_ == 2 * len(problem.batch[0])  # rows seen: one step while it was made, one now
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("module", [sgd_steps, adamw_steps], ids=["sgd", "adamw"])
 def test_the_compiled_step_is_the_eager_one(module, shape):

@@ -1,10 +1,9 @@
 """Question: beside the losses that hide their last layer, what do time and memory of the large output layer become?
 
-Peers: torch's `LinearCrossEntropyLoss` (torch 2.13 and later), on top of an eager hidden layer; cut-cross-entropy where
-it is installed, in its torch.compile form, the one that runs on a CPU. λ = 0, as none of them knows it.
+The peer that runs on a CPU is torch's `LinearCrossEntropyLoss` (torch 2.13 and later), here on top of an eager hidden
+layer, in its plain and its chunked form. λ = 0, as it knows none.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,6 @@ from .timing import time_in_turn
 
 EAGER, COMPILED = "eager", "torch.compile of the loss"
 TORCH, TORCH_CHUNKED = "LinearCrossEntropyLoss", "LinearCrossEntropyLoss, chunked"
-CUT = "cut-cross-entropy (torch_compile)"
 OURS = 'Objective, tile_rows="auto"'
 LARGE_OUTPUT = SHAPES[-1]
 
@@ -53,8 +51,6 @@ def gradient_candidates(problem: Problem, compiled: bool = True) -> Iterator[Can
     if hasattr(nn, "LinearCrossEntropyLoss"):
         yield _linear_cross_entropy(TORCH, problem, None)
         yield _linear_cross_entropy(TORCH_CHUNKED, problem, nn.LinearCrossEntropyOptions())
-    if compiled and importlib.util.find_spec("cut_cross_entropy"):
-        yield _cut_cross_entropy(problem)
     objective = Objective(problem.mlp(), "cross_entropy", tile_rows="auto")
     in_tiles = _candidate(OURS, lambda: objective(x, y), objective)
     yield replace(in_tiles, release=objective.release_workspace)
@@ -67,18 +63,6 @@ def _linear_cross_entropy(name: str, problem: Problem, options: Any) -> Candidat
     loss = nn.LinearCrossEntropyLoss(h, q, bias=True, device=problem.device, dtype=problem.dtype, options=options)
     loss.linear.load_state_dict(fc2.state_dict())
     return _candidate(name, lambda: loss(phi(fc1(x)), y), nn.ModuleList([fc1, loss.linear]))
-
-
-def _cut_cross_entropy(problem: Problem) -> Candidate:
-    from cut_cross_entropy import linear_cross_entropy
-
-    x, y = problem.batch
-    fc1, phi, fc2 = net = problem.eager_mlp()
-
-    def loss() -> Tensor:
-        return linear_cross_entropy(phi(fc1(x)), fc2.weight, y, bias=fc2.bias, impl="torch_compile")
-
-    return _candidate(CUT, loss, net)
 
 
 def _candidate(name: str, loss: Callable[[], Tensor], module: nn.Module) -> Candidate:
@@ -107,7 +91,7 @@ QUESTION = Question(
     "backward, λ = 0; in brackets, how many times as long as the Objective in tiles.",
     measure,
     cells,
-    notes="Not among them on a CPU: Liger Kernel (0.8.5 tried) and cut-cross-entropy's own kernel (25.1.1) install there, "
-    "but are Triton kernels and stop with “0 active drivers”; quack, flash-attention's FusedMLP, TransformerEngine and "
-    "apex are written for CUDA alone. cut-cross-entropy's torch_compile form is timed where the package is installed.",
+    notes="Not among them: Liger Kernel (0.8.5 tried) and cut-cross-entropy (25.1.1) install without a GPU, but their "
+    "kernels are Triton's and stop there with “0 active drivers”; what cut-cross-entropy has for a CPU is torch.compile of "
+    "the plain loss, without a bias. quack, flash-attention's FusedMLP, TransformerEngine and apex need CUDA to be built.",
 )

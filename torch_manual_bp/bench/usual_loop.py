@@ -40,20 +40,21 @@ def gradient_candidates(problem: Problem, compiled: bool = True) -> Iterator[Can
     """Forward and backward of J by each way; gradients end in ``.grad``."""
     x, y = problem.batch
     net, mlp = problem.eager_mlp(), problem.mlp()
+    parameters = list(net.parameters())
     objective = Objective(problem.mlp(), "cross_entropy", WEIGHT_DECAY)
 
     def eager() -> Tensor:
-        return F.cross_entropy(net(x), y) + penalty(net[0].weight, net[2].weight)
+        return F.cross_entropy(net(x), y) + penalty(parameters[0], parameters[2])
 
-    yield _candidate(EAGER, eager, list(net.parameters()))
+    yield _candidate(EAGER, eager, parameters)
     if compiled:
-        yield _candidate(COMPILED, compile_loss(eager), list(net.parameters()))
+        yield _candidate(COMPILED, compile_loss(eager), parameters)
     with_torchs_loss = lambda: F.cross_entropy(mlp(x), y) + penalty(mlp.fc1.weight, mlp.fc2.weight)  # noqa: E731
     yield _candidate(MLP, with_torchs_loss, list(mlp.parameters()))
     yield _candidate(OBJECTIVE, lambda: objective(x, y), list(objective.parameters()))
 
 
-def _candidate(name: str, J: Callable[[], Tensor], parameters: list[Tensor]) -> Candidate:
+def _candidate(name: str, J: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Candidate:
     def forward_and_backward() -> None:
         for parameter in parameters:
             parameter.grad = None
