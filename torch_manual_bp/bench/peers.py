@@ -92,6 +92,6 @@ QUESTION = Question(
     measure,
     cells,
     notes="Not among them: Liger Kernel (0.8.5 tried) and cut-cross-entropy (25.1.1) install without a GPU, but their "
-    "kernels are Triton's and stop there with “0 active drivers”; what cut-cross-entropy has for a CPU is torch.compile of "
-    "the plain loss, without a bias. quack, flash-attention's FusedMLP, TransformerEngine and apex need CUDA to be built.",
+    "kernels are Triton's and stop there with “0 active drivers”; what cut-cross-entropy has for a CPU is torch.compile "
+    "of the plain loss, without a bias. quack, flash-attention's FusedMLP, TransformerEngine and apex are for CUDA alone.",
 )
