@@ -91,7 +91,7 @@ QUESTION = Question(
     "backward, λ = 0; in brackets, how many times as long as the Objective in tiles.",
     measure,
     cells,
-    notes="Not among them: Liger Kernel (0.8.5 tried) and cut-cross-entropy (25.1.1) install without a GPU, but their "
-    "kernels are Triton's and stop there with “0 active drivers”; what cut-cross-entropy has for a CPU is torch.compile "
-    "of the plain loss, without a bias. quack, flash-attention's FusedMLP, TransformerEngine and apex are for CUDA alone.",
+    notes="Not among them: Liger Kernel (0.8.5 tried) and cut-cross-entropy (25.1.1) install without a GPU, but "
+    "their kernels are Triton's: “0 active drivers”; what cut-cross-entropy has for a CPU is torch.compile "
+    "of the plain loss, without a bias. quack, flash-attention's FusedMLP, TransformerEngine and apex are for CUDA.",
 )
