@@ -114,6 +114,10 @@ inline void check_labels(const char* op, const Tensor& target) {
                   ": target must be a contiguous 1-d int64 tensor, got shape ", shape_text(target.sizes()));
 }
 
+inline void check_smoothing(const char* op, double smoothing) {
+  STD_TORCH_CHECK(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
+}
+
 inline void check_cross_entropy(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
                                 const MaybeTensor& class_weight, const MaybeTensor& row_weight, double smoothing) {
   check_matrix(op, "o", o);
@@ -122,7 +126,40 @@ inline void check_cross_entropy(const char* op, const Tensor& o, const MaybeTens
   check_beside(op, "target", target, {o.size(0)}, ScalarType::Long, o);
   check_beside(op, "class_weight", class_weight, {o.size(1)}, wide_type(type), o);
   check_beside(op, "row_weight", row_weight, {o.size(0)}, wide_type(type), o);
-  STD_TORCH_CHECK(smoothing >= 0 && smoothing <= 1, op, ": label_smoothing must be in [0, 1], got ", smoothing);
+  check_smoothing(op, smoothing);
+}
+
+// o holds the logits of some classes of all rows, first_class on.
+inline void check_class_tile(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
+                             const MaybeTensor& class_weight, int64_t first_class, const Tensor& statistics,
+                             int64_t columns) {
+  check_matrix(op, "o", o);
+  const ScalarType type = o.scalar_type();
+  check_beside(op, "bias", bias, {o.size(1)}, type, o);
+  check_beside(op, "target", target, {o.size(0)}, ScalarType::Long, o);
+  check_beside(op, "class_weight", class_weight, {o.size(1)}, wide_type(type), o);
+  check_beside(op, "statistics", statistics, {o.size(0), columns}, ScalarType::Double, o);
+  STD_TORCH_CHECK(first_class >= 0, op, ": first_class must be at least 0, got ", first_class);
+}
+
+inline void check_class_gradient(const char* op, const Tensor& o, const MaybeTensor& row_weight, int64_t first_class,
+                                 int64_t classes, double smoothing) {
+  check_beside(op, "row_weight", row_weight, {o.size(0)}, wide_type(o.scalar_type()), o);
+  STD_TORCH_CHECK(first_class + o.size(1) <= classes, op, ": o must hold some of the ", classes,
+                  " classes, got those in [", first_class, ", ", first_class + o.size(1), ")");
+  check_smoothing(op, smoothing);
+}
+
+inline void check_class_loss(const char* op, const Tensor& statistics, int64_t columns, const Tensor& target,
+                             const MaybeTensor& row_weight, double smoothing) {
+  check_labels(op, target);
+  check_beside(op, "statistics", statistics, {target.size(0), columns}, ScalarType::Double, target);
+  if (row_weight.has_value()) {
+    const bool is_float = row_weight->scalar_type() == ScalarType::Float;
+    check_beside(op, "row_weight", *row_weight, {target.size(0)}, is_float ? ScalarType::Float : ScalarType::Double,
+                 target);
+  }
+  check_smoothing(op, smoothing);
 }
 
 }  // namespace tmb

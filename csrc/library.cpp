@@ -13,6 +13,13 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
   m.def("dact_bias_grad_(Tensor(a!) dh, Tensor saved, int activation, int kind) -> Tensor");
   m.def("cross_entropy_ (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? class_weight, Tensor? row_weight,"
         "                float label_smoothing, int ignore_index, bool mean) -> (Tensor, Tensor)");
+  m.def("class_statistics_(Tensor o, Tensor? bias, Tensor target, Tensor? class_weight, int first_class,"
+        "                Tensor(a!) statistics) -> ()");
+  m.def("class_loss     (Tensor statistics, Tensor target, Tensor? row_weight, int classes, float label_smoothing,"
+        "                int ignore_index) -> (Tensor, Tensor)");
+  m.def("cross_entropy_classes_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? class_weight, Tensor? row_weight,"
+        "                int first_class, int classes, float label_smoothing, int ignore_index,"
+        "                Tensor statistics) -> ()");
   m.def("mse_           (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"
         "                bool mean) -> (Tensor, Tensor)");
   m.def("bce_with_logits_(Tensor(a!) o, Tensor? bias, Tensor target, Tensor? row_weight,"

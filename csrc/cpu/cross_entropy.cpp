@@ -1,14 +1,14 @@
 // cross_entropy_: L, and o ← Ĝ. Each row of o is read once and written once; what lies between stays in a row's cache.
 #include <torch/csrc/stable/library.h>
 
+#include "../cross_entropy.h"
 #include "labels.h"
 #include "losses.h"
 
 namespace tmb {
 namespace {
 
-constexpr int64_t kLanes = 16;      // rows are padded to whole vectors, so that narrow ones need no scalar loop
-constexpr int64_t kShortSum = 512;  // terms summed in C before they go into a double
+constexpr int64_t kLanes = 16;  // rows are padded to whole vectors, so that narrow ones need no scalar loop
 
 struct Options {
   double smoothing, class_weight_sum;
@@ -33,7 +33,6 @@ TMB_CLONES LossSum cross_entropy_rows(const Arguments<T>& a, int64_t begin, int6
   using C = Wide<T>;
   constexpr C lowest = -std::numeric_limits<C>::infinity();
   const int64_t q = a.q, padded = (q + kLanes - 1) / kLanes * kLanes;
-  const double soft = a.options.smoothing / static_cast<double>(q);
   LossSum sum;
   for (int64_t b = begin; b < end; ++b) {
     T* const o = a.o + b * q;
@@ -50,15 +49,19 @@ TMB_CLONES LossSum cross_entropy_rows(const Arguments<T>& a, int64_t begin, int6
     _Pragma("omp simd reduction(max : top)") for (int64_t k = 0; k < padded; ++k) { top = x[k] > top ? x[k] : top; }
 
     const double r = a.row_weight == nullptr ? 1 : a.row_weight[b];
-    const double hard = (1 - a.options.smoothing) * (a.class_weight == nullptr ? 1 : a.class_weight[y]);
-    const double below_top = static_cast<double>(top) - x[y];
+    const double w_y = a.class_weight == nullptr ? 1 : a.class_weight[y];
+    const TargetMass t(a.options.smoothing, q, w_y, a.options.class_weight_sum);
+    const double label_below_top = static_cast<double>(top) - x[y];
     double weighted_below_top = 0;  // Σ_k w_k (top − x_k): every term ≥ 0, nothing cancels
-    if (soft > 0) {
+    if (t.soft > 0) {
       for (int64_t from = 0; from < q; from += kShortSum) {
         const int64_t to = std::min(q, from + kShortSum);
         C part = 0;
-        _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) {
-          part += a.class_weight == nullptr ? top - x[k] : a.class_weight[k] * (top - x[k]);
+        if (a.class_weight == nullptr) {  // (asked in the loop, it would keep the loop from vectorising)
+          _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) { part += top - x[k]; }
+        } else {
+          const C* const w = a.class_weight;
+          _Pragma("omp simd reduction(+ : part)") for (int64_t k = from; k < to; ++k) { part += w[k] * (top - x[k]); }
         }
         weighted_below_top += part;
       }
@@ -75,22 +78,14 @@ TMB_CLONES LossSum cross_entropy_rows(const Arguments<T>& a, int64_t begin, int6
       mass += part;
     }
 
-    const double log_mass = std::log(mass);
-    sum.weight += r * (a.class_weight == nullptr ? 1 : a.class_weight[y]);
-    sum.loss += r * hard * (log_mass + below_top);
-    if (soft > 0) {
-      sum.loss += r * soft * (a.options.class_weight_sum * log_mass + weighted_below_top);
-    }
-
-    // Ĝ_k = r (a p_k − (ε/q) w_k − (1−ε) w_y [k=y])
-    const C per_mass = static_cast<C>(r * (hard + soft * a.options.class_weight_sum) / mass);
-    const C r_soft = static_cast<C>(r * soft);
-    const C at_label = per_mass * x[y] - static_cast<C>(r * hard) -
-                       (a.class_weight == nullptr ? r_soft : r_soft * a.class_weight[y]);
+    sum.weight += r * w_y;
+    sum.loss += r * t.loss(std::log(mass), label_below_top, weighted_below_top);
+    const RowGradient<C> G(t, r, mass);
+    const C at_label = G.at_label(x[y], static_cast<C>(w_y));
     if (a.class_weight == nullptr) {
-      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(per_mass * x[k] - r_soft); }
+      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(G.at(x[k], C(1))); }
     } else {
-      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(per_mass * x[k] - r_soft * a.class_weight[k]); }
+      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(G.at(x[k], a.class_weight[k])); }
     }
     o[y] = narrow<T>(at_label);
   }

@@ -9,6 +9,8 @@
 
 namespace tmb {
 
+constexpr int64_t kShortSum = 512;  // terms of a row that are summed in C before they go into a double
+
 // Σ r_b l_b and N, of a chunk or of all rows.
 struct LossSum {
   double loss = 0, weight = 0;

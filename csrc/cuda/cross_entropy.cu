@@ -2,6 +2,7 @@
 // for Ĝ, when the row is still in the cache.
 #include <limits>
 
+#include "../cross_entropy.h"
 #include "labels.cuh"
 #include "losses.cuh"
 
@@ -24,18 +25,6 @@ struct Arguments {
   int64_t rows, q, ignore_index;
   double smoothing;
 };
-
-template <int V, typename T>
-__device__ __forceinline__ void get_logits(const Arguments<T>& a, const T* o, int64_t k, Wide<T> (&x)[V]) {
-  load(o + k, x);
-  if (a.bias != nullptr) {
-    Wide<T> b[V];
-    load(a.bias + k, b);
-    for (int v = 0; v < V; ++v) {
-      x[v] += b[v];
-    }
-  }
-}
 
 // A thread reads and writes the same columns, V neighbours at a time, so that o needs no other fence.
 template <typename T, int V, int kGroup>
@@ -64,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
   C top = std::numeric_limits<C>::lowest(), mass = 0;
   for (int64_t k = first; k < a.q; k += stride) {
     C x[V];
-    get_logits(a, o, k, x);
+    load_biased(o, a.bias, k, x);
     C higher = top;
     for (int v = 0; v < V; ++v) {
       higher = Max()(higher, x[v]);
@@ -83,23 +72,21 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
   const double r = a.row_weight != nullptr ? a.row_weight[b] : C(1);
   const double w_y = a.class_weight != nullptr ? a.class_weight[y] : C(1);
   const double w_sum = a.class_weight_sum != nullptr ? *a.class_weight_sum : static_cast<double>(a.q);
-  const double hard = (1 - a.smoothing) * w_y, soft = a.smoothing / static_cast<double>(a.q);
-  const C r_hard = static_cast<C>(r * hard), r_soft = static_cast<C>(r * soft);
-  const C per_mass = static_cast<C>(r * (hard + soft * w_sum)) / mass;
-
-  // Ĝ_k = r (a p_k − (ε/q) w_k − (1−ε) w_y [k=y])
+  const TargetMass t(a.smoothing, a.q, w_y, w_sum);
+  const RowGradient<C> G(t, r, mass);
   C x_y = 0;
   double weighted_below_top = 0;  // Σ_k w_k (top − x_k): every term ≥ 0, nothing cancels
   for (int64_t k = first; k < a.q; k += stride) {
     C x[V];
-    get_logits(a, o, k, x);
+    load_biased(o, a.bias, k, x);
     C below = 0;
     for (int v = 0; v < V; ++v) {
       const C w_k = smooth && a.class_weight != nullptr ? a.class_weight[k + v] : C(1);
       below += w_k * (top - x[v]);
       const bool at_label = k + v == y;
       x_y = at_label ? x[v] : x_y;
-      x[v] = per_mass * exp_nonpositive(x[v] - top) - r_soft * w_k - (at_label ? r_hard : C(0));
+      const C e = exp_nonpositive(x[v] - top);
+      x[v] = at_label ? G.at_label(e, w_k) : G.at(e, w_k);
     }
     weighted_below_top += below;
     store(o + k, x);
@@ -108,12 +95,8 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
     weighted_below_top = reduce<kGroup>(weighted_below_top, Sum());
   }
   if (y / V % kGroup * V == first) {  // the thread that has x_y
-    const double log_mass = std::log(static_cast<double>(mass));
-    double loss = hard * (log_mass + (static_cast<double>(top) - x_y));
-    if (smooth) {
-      loss += soft * (w_sum * log_mass + weighted_below_top);
-    }
-    a.losses[b] = r * loss;
+    const double log_mass = ::log(static_cast<double>(mass));
+    a.losses[b] = r * t.loss(log_mass, static_cast<double>(top) - x_y, weighted_below_top);
     a.weights[b] = r * w_y;
   }
 }

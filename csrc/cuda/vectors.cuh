@@ -24,6 +24,19 @@ __device__ __forceinline__ void load(const T* from, Wide<T> (&x)[V]) {
   }
 }
 
+// V logits of a row, from column k on, with their bias where there is one.
+template <int V, typename T>
+__device__ __forceinline__ void load_biased(const T* row, const T* bias, int64_t k, Wide<T> (&x)[V]) {
+  load(row + k, x);
+  if (bias != nullptr) {
+    Wide<T> b[V];
+    load(bias + k, b);
+    for (int v = 0; v < V; ++v) {
+      x[v] += b[v];
+    }
+  }
+}
+
 template <int V, typename T>
 __device__ __forceinline__ void store(T* to, const Wide<T> (&x)[V]) {
   Vector<T, V> v;

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..equations import Loss
 from ._dispatch import backend, kernels_for
+from .classes import class_loss, class_statistics_, cross_entropy_classes_, new_statistics
 from .codes import CODES, KIND_CODES, MASKED_CODES
 from .products import sgd_products_
 
@@ -23,11 +24,15 @@ __all__ = [
     "bias_act_",
     "bias_act_keep_",
     "bias_act_mask_",
+    "class_loss",
+    "class_statistics_",
     "cross_entropy_",
+    "cross_entropy_classes_",
     "dact_",
     "find_bad_label",
     "loss_",
     "mse_",
+    "new_statistics",
     "sgd_products_",
 ]
 

@@ -53,6 +53,26 @@ def _(
     return _loss_and_scale(o)
 
 
+@register_fake("torch_manual_bp::class_statistics_")
+def _(o: Tensor, bias: Maybe, target: Tensor, class_weight: Maybe, first_class: int, statistics: Tensor) -> None:
+    return None
+
+
+@register_fake("torch_manual_bp::class_loss")
+def _(
+    statistics: Tensor, target: Tensor, row_weight: Maybe, classes: int, label_smoothing: float, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    return statistics.new_empty(()), statistics.new_empty(())
+
+
+@register_fake("torch_manual_bp::cross_entropy_classes_")
+def _(
+    o: Tensor, bias: Maybe, target: Tensor, class_weight: Maybe, row_weight: Maybe, first_class: int, classes: int,
+    label_smoothing: float, ignore_index: int, statistics: Tensor,
+) -> None:  # fmt: skip
+    return None
+
+
 @register_fake("torch_manual_bp::mse_")
 def _(o: Tensor, bias: Maybe, target: Tensor, row_weight: Maybe, mean: bool) -> tuple[Tensor, Tensor]:
     return _loss_and_scale(o)

@@ -25,7 +25,7 @@ class Net(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int]:
         """The widths d, h and q."""
-        return self.w1.shape[1], *self.w2.shape[::-1]  # type: ignore[return-value]
+        return self.w1.shape[1], *self.w2.shape[::-1]
 
 
 class Goal(NamedTuple):

@@ -90,7 +90,7 @@ def steps(
     if "dw1" in wanted:
         back.append(_sum("dw1", "dzᵀ", "x", short))  # dW1 = dZᵀ X
     if "dx" in wanted:
-        back.append(Step("mm", "dx", ("dz", "w1")))  # dX = dZ W1
+        back.append(Step("scaled_mm", "dx", ("dz", "w1")))  # dX = dZ W1
     walk = (o, Step("statistics_of", "statistics", ("o", "b2", "y"))) if statistics else ()
     every = (z, h, *each_classes, *back)
     return Steps((z, h), walk, tuple(each_classes), tuple(back), kept, _buffers(every))

@@ -125,6 +125,10 @@ class _Walk:
         """``out ← A B``."""
         torch.mm(a, b, out=out)
 
+    def scaled_mm(self, out: Tensor, a: Tensor, b: Tensor) -> None:
+        """``out ← factor · A B``."""
+        out.addmm_(a, b, beta=0, alpha=self.alpha)
+
     def mm_bias(self, out: Tensor, a: Tensor, b: Tensor, bias: Maybe) -> None:
         """``out ← A B + 1 biasᵀ``."""
         if bias is None:

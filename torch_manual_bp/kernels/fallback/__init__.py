@@ -4,6 +4,7 @@ They compute by the definitions in ``equations``, a tile of rows at a time: temp
 bfloat16 and float16 are worked on in float32. Names, arguments and results are those of the compiled ops.
 """
 
+from .classes import class_loss, class_statistics_, cross_entropy_classes_
 from .hidden import act, bias_act_, bias_act_keep_, bias_act_mask_, dact_, dact_bias_grad_
 from .losses import bce_with_logits_, cross_entropy_, find_bad_label, mse_
 from .products import sgd_products_
@@ -14,7 +15,10 @@ __all__ = [
     "bias_act_",
     "bias_act_keep_",
     "bias_act_mask_",
+    "class_loss",
+    "class_statistics_",
     "cross_entropy_",
+    "cross_entropy_classes_",
     "dact_",
     "dact_bias_grad_",
     "find_bad_label",

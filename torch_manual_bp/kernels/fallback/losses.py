@@ -4,15 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .tiles import biased, tiles, wide
+from .tiles import biased, double, tiles, wide
 
 Maybe = Tensor | None
 Sum = Tensor | float  # a running sum, which starts at 0.0
-
-
-def _double(rows: Tensor) -> Tensor:
-    """Sums over rows are taken in float64, where the device has it."""
-    return rows if rows.device.type == "mps" else rows.double()
 
 
 def _loss_and_scale(o: Tensor, total: Sum, normaliser: Sum, factor: float) -> tuple[Tensor, Tensor]:
@@ -52,8 +47,8 @@ def cross_entropy_(
             a = a + (label_smoothing / q) * w.sum()
         G = r[:, None] * (a * p - t)
         o[rows] = torch.where(kept[:, None], G, 0)
-        total += _double(torch.where(kept, r * loss[:, 0], 0)).sum()
-        normaliser += _double(r * w_y[:, 0]).sum()
+        total += double(torch.where(kept, r * loss[:, 0], 0)).sum()
+        normaliser += double(r * w_y[:, 0]).sum()
     return _loss_and_scale(o, total, normaliser if mean else 1.0, 1.0)
 
 
@@ -89,15 +84,15 @@ def _close(o: Tensor, rows: slice, terms: Tensor, G: Tensor, row_weight: Maybe) 
     """Writes Ĝ of these rows; returns Σ_b r_b Σ_k terms."""
     if row_weight is None:
         o[rows] = G
-        return _double(terms).sum()
+        return double(terms).sum()
     r = row_weight[rows]
     o[rows] = r[:, None] * G
-    return (_double(terms).sum(1) * r).sum()
+    return (double(terms).sum(1) * r).sum()
 
 
 def _count(o: Tensor, row_weight: Maybe) -> Sum:
     """N q."""
-    return o.shape[1] * (float(o.shape[0]) if row_weight is None else _double(row_weight).sum())
+    return o.shape[1] * (float(o.shape[0]) if row_weight is None else double(row_weight).sum())
 
 
 @torch.no_grad()

@@ -23,3 +23,8 @@ def wide(t: Tensor) -> Tensor:
 def biased(z: Tensor, bias: Tensor | None) -> Tensor:
     """``z + 1 bᵀ``, not rounded to a short dtype."""
     return wide(z) if bias is None else wide(z) + wide(bias)
+
+
+def double(rows: Tensor) -> Tensor:
+    """Sums over rows are taken in float64, where the device has it."""
+    return rows if rows.device.type == "mps" else rows.double()
