@@ -125,8 +125,9 @@ class Objective(nn.Module):
         tile = _tiling("Objective", net, batch, dtype, tile_rows)
         with self._workspace.lend() as workspace:
             return TiledObjective.apply(
-                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace
-            )
+                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
+                torch.is_grad_enabled(),
+            )  # fmt: skip
 
     def _arguments(
         self, net: Net, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str

@@ -78,9 +78,12 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step``, or 16-bit parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit parameters.
     """
     if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
+        return None
+    own = vars(optimizer).get("step")  # a scheduler's only notes that it was called, see mark_stepped
+    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
         return None
     groups = [_group_of(optimizer, parameter) for parameter in parameters.values()]
     if any(group.get(flag) for group in groups for flag in _NOT_FUSED):
