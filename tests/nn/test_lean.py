@@ -338,7 +338,10 @@ def test_step_has_no_gradient_for_its_inputs():
 def test_optimizers_of_other_parameters():
     objective, other = objective_of(), nn.Linear(2, 2)
     for parameters, message in (
-        ([*objective.parameters(), *other.parameters()], "optimizer must train this mlp's parameters alone, it trains 2 others"),
+        (
+            [*objective.parameters(), *other.parameters()],
+            "optimizer must train this mlp's parameters alone, it trains 2 others",
+        ),
         (list(other.parameters()), "optimizer must train this mlp's parameters alone, it trains 2 others"),
     ):
         optimizer = torch.optim.AdamW(parameters)
@@ -355,7 +358,9 @@ def test_an_optimizer_of_frozen_parameters_alone():
 
 @pytest.mark.parametrize("optimizer", [0.1, torch.optim.SGD, nn.Linear(1, 1)], ids=["a number", "a class", "a module"])
 def test_what_is_no_optimizer(optimizer):
-    assert_refused("step", objective_of(), TypeError, r"optimizer must be a torch.optim.Optimizer, got", optimizer=optimizer)
+    assert_refused(
+        "step", objective_of(), TypeError, r"optimizer must be a torch.optim.Optimizer, got", optimizer=optimizer
+    )
 
 
 def test_an_optimizer_that_evaluates_J_by_itself():

@@ -74,7 +74,10 @@ def test_under_autocast(activation, loss, weight_decay, way):
 
 def test_the_sum_over_many_tiles_is_longer_than_its_terms():
     """4096 rows in tiles of one: gradients added up in bfloat16 would stop growing after some 256 of them."""
-    objective, (x, y) = objective_of("tanh", dtype=torch.bfloat16, weight_decay=0.0), batch(B=4096, dtype=torch.bfloat16)
+    objective, (x, y) = (
+        objective_of("tanh", dtype=torch.bfloat16, weight_decay=0.0),
+        batch(B=4096, dtype=torch.bfloat16),
+    )
     y.fill_(1)  # all rows pull in one direction
     exact = objective_of("tanh", weight_decay=0.0)
     exact.load_state_dict(objective.state_dict())

@@ -268,7 +268,9 @@ def test_under_autocast(name):
                 usual_step(torchs[0], x.float(), y, torchs[1])
         for p, q, before in zip(ours[0].parameters(), torchs[0].parameters(), start, strict=True):
             assert p.dtype == torch.float32
-            assert (p - q).norm() <= 0.05 * (q - before).norm()  # Adam divides a gradient's bfloat16 rounding by its size
+            assert (p - q).norm() <= 0.05 * (
+                q - before
+            ).norm()  # Adam divides a gradient's bfloat16 rounding by its size
 
 
 # ------------------------------------------------------------------------------------------- what is left as it was, and versions
@@ -284,7 +286,9 @@ def test_grad_is_neither_read_nor_written(name, grads):
     for x, y in batches(2):
         objective.step(x, y, optimizer, tile_rows=3)
         usual_step(torchs[0], x, y, torchs[1])
-    assert all(p.grad is g and (g is None or g.isnan().all()) for p, g in zip(objective.parameters(), held, strict=True))
+    assert all(
+        p.grad is g and (g is None or g.isnan().all()) for p, g in zip(objective.parameters(), held, strict=True)
+    )
     assert_same_training((objective, optimizer), torchs)
 
 

@@ -90,7 +90,7 @@ class BoundGradient(Bound):
         add = before[0] is not None
         if any((gradient is not None) is not add for gradient in before):
             return None
-        gradients = before if add else [torch.empty_like(parameter) for parameter in self.parameters]
+        gradients: Any = before if add else [torch.empty_like(parameter) for parameter in self.parameters]
         given = iter(gradients)
         w1, b1, w2, b2 = self.tensors
         dw1, db1, dw2, db2 = (None if tensor is None else next(given) for tensor in self.tensors)

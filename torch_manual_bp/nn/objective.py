@@ -148,8 +148,8 @@ class Objective(nn.Module):
         """J, and ∂J/∂p added to ``p.grad`` of each parameter, a tile of rows at a time, without an autograd graph.
 
         ``p.grad`` becomes what ``objective(x, y).backward()`` would have made of it, to rounding. A leaf x that
-        requires a gradient gets its ``x.grad`` as well. All is computed before the first ``.grad`` is written. The arguments of
-        `forward` are taken under autocast as well; the gradients are summed in float32 then.
+        requires a gradient gets its ``x.grad`` as well. All is computed before the first ``.grad`` is written. Under
+        autocast the matrix products have its dtype, and losses and gradients are summed in float32.
 
         Args:
             x: inputs, as of `forward`.

@@ -70,7 +70,7 @@ class Rule(NamedTuple):
 
 def hooks_on_step(optimizer: Optimizer) -> list[Mapping[Any, Any]]:
     """Where hooks on the optimizer's ``step()`` are, its own and those of all optimizers."""
-    own = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    own: list[Mapping[Any, Any]] = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     return [*own, _module._global_optimizer_pre_hooks, _module._global_optimizer_post_hooks]
 
 
@@ -78,7 +78,8 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit
+    parameters.
     """
     if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
         return None
