@@ -35,23 +35,32 @@ TMB_INLINE void block(const Product<T>& p, int64_t m, int64_t n, int64_t columns
   using Vector = typename VectorOf<T>::type;
   using Memory = typename VectorOf<T>::unaligned;
   constexpr int64_t lanes = kVectorLanes<T>;
-  Vector sum[R][V] = {};
-  const T *a = p.a.data + m * p.a.row, *b = p.b.data + n;
-  for (int64_t k = 0; k < p.K; ++k, a += p.a.column, b += p.b.row) {
+  Vector sum[R][V];
+  const T* a[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    a[r] = p.a.data + (m + r) * p.a.row;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      sum[r][v] = Vector{};
+    }
+  }
+  const T* b = p.b.data + n;
+  for (int64_t k = 0, at = 0; k < p.K; ++k, at += p.a.column, b += p.b.row) {
     Vector right[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       right[v] = *reinterpret_cast<const Memory*>(b + v * lanes);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        sum[r][v] += a[r * p.a.row] * right[v];
+        sum[r][v] += a[r][at] * right[v];
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     T* const c = p.c.data + (m + r) * p.c.row + n;
 #pragma GCC unroll 4
@@ -64,23 +73,15 @@ TMB_INLINE void block(const Product<T>& p, int64_t m, int64_t n, int64_t columns
   }
 }
 
-// All rows of V vectors of C's columns, R at a time.
-template <typename T, int R, int V>
+// All rows of V vectors of C's columns.
+template <typename T, int V>
 TMB_INLINE void strip(const Product<T>& p, int64_t n) {
   const int64_t columns = std::min(p.N - n, V * kVectorLanes<T>);
   int64_t m = 0;
-  for (; m + R <= p.M; m += R) {
-    block<T, R, V>(p, m, n, columns);
+  for (; m + 4 <= p.M; m += 4) {
+    block<T, 4, V>(p, m, n, columns);
   }
-  if constexpr (R > 4) {
-    for (; m + 4 <= p.M; m += 4) {
-      block<T, 4, V>(p, m, n, columns);
-    }
-  }
-  for (; m + 2 <= p.M; m += 2) {
-    block<T, 2, V>(p, m, n, columns);
-  }
-  if (m < p.M) {
+  for (; m < p.M; ++m) {
     block<T, 1, V>(p, m, n, columns);
   }
 }
@@ -98,17 +99,17 @@ TMB_CLONES void multiply_on(const Product<T>& p, bool many_registers) {
   int64_t n = 0;
   if (many_registers) {
     for (; n + 3 * lanes < p.N; n += 4 * lanes) {
-      strip<T, 4, 4>(p, n);
+      strip<T, 4>(p, n);
     }
     for (; n + lanes < p.N; n += 2 * lanes) {
-      strip<T, 8, 2>(p, n);
+      strip<T, 2>(p, n);
     }
     if (n < p.N) {
-      strip<T, 8, 1>(p, n);
+      strip<T, 1>(p, n);
     }
   } else {
     for (; n < p.N; n += lanes) {
-      strip<T, 4, 1>(p, n);
+      strip<T, 1>(p, n);
     }
   }
 }

@@ -1,7 +1,7 @@
 """A net's forward pass, the gradient of its objective, or a whole training step, in one call.
 
-For nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h, which says up
-to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of `bias_act_`,
+For nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h, which says
+up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of `bias_act_`,
 `dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before anything is written.
 
 These ops are compiled, for tensors on the CPU in float32 and float64; `has_one_call` asks. They have no other backend.
@@ -76,7 +76,7 @@ def objective_sgd_(
     activation: str, loss: Loss, weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float,
     nesterov: bool,
 ) -> Tensor:  # fmt: skip
-    """``p ← p − η …``: the gradient of `objective_gradient_`, then `sgd_` of it; returns J of the parameters as they were.
+    """The gradient of `objective_gradient_`, then `sgd_` of it; returns J of the parameters as they were.
 
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
     for weights and 0 for biases. The other arguments are those of `objective_gradient_` and `sgd_`.

@@ -8,6 +8,7 @@ from torch.autograd import Function
 
 from ..equations import Activation
 from .gradient import Share, add_penalty, gradient
+from .one_call import fits_one_call, gradient_in_one_call
 from .problem import PARAMETERS, Batch, Goal, Maybe, Net, sum_dtype
 from .tiling import Tiling
 from .workspace import Workspace
@@ -26,10 +27,13 @@ def accumulate(
         f"d{name}": torch.empty_like(parameter, dtype=sum_dtype(parameter.dtype), memory_format=torch.contiguous_format)
         for name, parameter in parameters.items()
     }
-    if x is not None:
-        sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
-    J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
-    add_penalty(sums, net, penalty)
+    if x is None and fits_one_call(net, batch, tile, dtype, share):
+        J = gradient_in_one_call(net, goal, batch, sums, share)
+    else:
+        if x is not None:
+            sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
+        J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+        add_penalty(sums, net, penalty)
     for name, parameter in parameters.items():
         _add(parameter, sums[f"d{name}"])
     if x is not None:

@@ -105,7 +105,7 @@ def _inverse(n: float | Tensor) -> float | Tensor:
 
 
 def _in_dtype(net: Net, dtype: torch.dtype, workspace: Workspace) -> Net:
-    """The net as the kernels take it: of another dtype, by copies in the workspace; its biases contiguous."""
+    """The net as the kernels take it: copies in the workspace where the dtype is another; contiguous biases."""
     if net.w1.dtype is dtype:
         b1, b2 = (None if b is None else b.contiguous() for b in (net.b1, net.b2))
         return net._replace(b1=b1, b2=b2)
