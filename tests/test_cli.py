@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import torch_manual_bp
 from torch_manual_bp import equations
 from torch_manual_bp.cli import app
+from torch_manual_bp.fit import PATHS
 
 ROOT = Path(torch_manual_bp.__file__).parents[1]
 COMMAND = [sys.executable, "-m", "torch_manual_bp"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-FILES = {"curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
+FILES = {"checkpoint.pt", "curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
 
 
 def run(*arguments, cwd=None, environment=ENVIRONMENT):
@@ -90,7 +91,7 @@ def test_settings_reach_the_run(table, tmp_path):
     given = {
         "hidden": 9, "activation": "gelu", "weight_decay": 0.25, "epochs": 2, "batch_size": 7, "optimizer": "adamw",
         "lr": 0.125, "momentum": 0.5, "decoupled_decay": 0.75, "held_out": 0.5, "seed": 11, "dtype": "float64",
-        "device": "cpu",
+        "device": "cpu", "path": "tiles",
     }  # fmt: skip
     options = [item for name, value in given.items() for item in (f"--{name.replace('_', '-')}", value)]
     result = train(table, tmp_path / "run", *options, "--no-hidden-bias", "--no-output-bias", "--no-compare")
@@ -140,6 +141,37 @@ def test_divergence_is_one_line_and_status_1(table, tmp_path):
     assert result.exit_code == 1
     assert result.output.count("train: J (by hand) became") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_more_epochs_go_on_from_the_checkpoint_as_if_never_stopped(table, tmp_path):
+    for out, epochs in (("longer", 8), ("straight", 11)):
+        assert train(table, tmp_path / out, "--epochs", epochs).exit_code == 0
+    result = train(table, tmp_path / "longer", "--epochs", 11, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "resumed after step " in result.output
+    curves = [(tmp_path / out / "curves.csv").read_bytes() for out in ("longer", "straight")]
+    assert curves[0] == curves[1]
+
+
+def test_what_does_not_fit_a_checkpoint_is_one_line_and_status_2(table, tmp_path):
+    assert train(table, tmp_path / "run").exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for given, message in (
+        (("--lr", 0.1), "lr is 0.05 there, got 0.1"),
+        (("--drop", "u"), "train: data must be those of"),
+        (("--out", tmp_path / "nowhere"), "train: resume needs a checkpoint, got no"),
+    ):
+        result = train(table, tmp_path / "run", *given, "--resume")
+        assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
+        assert message in result.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_every_path_has_its_place_in_the_help():
+    words = " ".join(invoke("train", "--help").output.replace("│", " ").split())
+    for path in PATHS.values():
+        assert f"{path.name} is {path.step_call}" in words
 
 
 @pytest.mark.parametrize("options", [[], ["--activation", "gelu", "--loss", "mse", "--no-hidden-bias"]])

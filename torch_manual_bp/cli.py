@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__, equations
-from .fit import OPTIMIZERS, TASKS, Diverged, Settings, load, load_model, read_features
+from .fit import OPTIMIZERS, PATHS, TASKS, Diverged, Settings, load, load_model, read_features
 
 app = typer.Typer(
     name="torch_manual_bp",
@@ -26,6 +26,11 @@ app = typer.Typer(
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
 _ACTIVATIONS = ", ".join(equations.ACTIVATIONS)
+_PATHS = "; ".join(f"{path.name} is {path.step_call}" for path in PATHS.values())
+_RESUME = (
+    "Go on from the folder's checkpoint, after Ctrl-C or worse: the same command as before, with this at its end. "
+    "More epochs than before train longer."
+)
 
 Activation = Annotated[str, typer.Option(help=f"φ: {_ACTIVATIONS}.")]
 HiddenBias = Annotated[bool, typer.Option("--hidden-bias/--no-hidden-bias", help="Whether there is a b1.")]
@@ -61,9 +66,11 @@ def train(
     seed: Annotated[int, typer.Option(help="Of split, start and batches.")] = _DEFAULTS["seed"],
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = _DEFAULTS["dtype"],
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = _DEFAULTS["device"],
+    path: Annotated[str, typer.Option(help=f"How the derived net takes its steps. {_PATHS}.")] = "step",
     threads: Annotated[int | None, typer.Option(help="Of the CPU; one for a small net if not given.")] = None,
     compare: Annotated[bool, typer.Option(help="Train the same net by autograd beside it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; runs/NAME if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help=_RESUME)] = False,
     debug: Debug = False,
 ) -> None:
     """Train on the digits or on your own data, beside the same net by autograd, and write what came of it."""
@@ -72,13 +79,13 @@ def train(
 
         settings = Settings(
             hidden, activation, hidden_bias, output_bias, weight_decay, epochs, batch_size, optimizer, lr, momentum,
-            decoupled_decay, held_out, seed, dtype, device,
+            decoupled_decay, held_out, seed, dtype, device, path,
         )  # fmt: skip
         dataset = load(data, label, task, drop=drop, delimiter=delimiter, header=header)
         with warnings.catch_warnings():
             # the job names the kernels in its first lines, so the warning would say it a second time
             warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")
-            outcome = job.run(dataset, settings, out, compare, threads=threads)
+            outcome = job.run(dataset, settings, out, compare, threads=threads, resume=resume)
     if outcome.interrupted:
         raise typer.Exit(130)
 
@@ -142,7 +149,7 @@ def _plain_errors(debug: bool) -> Iterator[None]:
         Console(stderr=True).print(f"[red]{escape(_in_words(error))}[/]", soft_wrap=True, highlight=False)
         raise typer.Exit(1 if isinstance(error, Diverged) else 2) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("[yellow]Interrupted; nothing was written.[/]")
+        Console(stderr=True).print("[yellow]Interrupted; no results were written.[/]")
         raise typer.Exit(130) from None
 
 

@@ -5,41 +5,16 @@ import torch
 
 import torch_manual_bp as tmb
 
-from .reference import NAMES, composition, error, gradients, objective, objective_composition, targets, tensors
+from .precision import assert_at_most_twice, mean_square_errors, under_autocast
+from .reference import NAMES, composition, gradients, objective, objective_composition, tensors
 
 pytestmark = pytest.mark.usefixtures("backend")
-SEEDS = 5
 SMALL_LAMBDA = 0.01
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = [
     pytest.param({"B": 64, "d": 32, "h": 48, "q": 10}, id="B64-d32-h48-q10"),
     pytest.param({"B": 4096, "d": 8, "h": 16, "q": 10}, id="B4096-d8-h16-q10"),
 ]
-
-
-def mean_square_errors(compute, B, d, h, q, dtype, loss):
-    """RMS over seeds of the relative errors of what ``compute(tensors, y, cotangent)`` returns, for the given dtype."""
-    squares = []
-    for seed in range(SEEDS):
-        torch.manual_seed(seed)
-        t = tensors(B, d, h, q, dtype=dtype)
-        y, do = targets(loss, B, q, dtype), torch.randn(B, q, dtype=torch.float64).to(dtype)
-        exact = compute(*_double(t, y, do))
-        squares.append([error(got, true) ** 2 for got, true in zip(compute(t, y, do), exact, strict=True)])
-    return [(sum(column) / SEEDS) ** 0.5 for column in zip(*squares, strict=True)]
-
-
-def _double(t, y, do):
-    wide = tuple(tensor.detach().double().requires_grad_() for tensor in t)
-    return wide, y.double() if y.is_floating_point() else y, do.double()
-
-
-def assert_at_most_twice(ours, eagers, dtype, names):
-    """J is a single float32 number: among a few seeds, a rounding of it more or less is luck."""
-    for name, our, eager in zip(names, ours, eagers, strict=True):
-        rounding = torch.finfo(torch.float32).eps if name == "J" else 0
-        allowed = max(2 * (eager or torch.finfo(dtype).eps), rounding)
-        assert our <= allowed, f"{name}: {our:.2e}, eager {eager:.2e}"
 
 
 def of_mlp(function):
@@ -82,18 +57,6 @@ def test_objective(activation, dtype, sizes, loss):
 
 
 # ------------------------------------------------------------------------------------------------------------- autocast
-
-
-def under_autocast(function):
-    """The function under autocast where its tensors are float32; the float64 reference is computed without."""
-
-    def compute(t, y, do):
-        with torch.autocast("cpu", torch.bfloat16, enabled=t[0].dtype == torch.float32):
-            value = function(*t, y)
-        do = do if value.dim() else torch.ones_like(value)
-        return [value, *gradients(value, t, grad_outputs=do.to(value.dtype))]
-
-    return compute
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -1,37 +1,38 @@
-import json
-
 import pytest
+import torch
 
-from torch_manual_bp.bench import bench_usual_loop, usual_loop
-from torch_manual_bp.bench.timing import Timings
-
-SHAPE = (8, 5, 7, 3)
+from torch_manual_bp.bench import Report, usual_loop
+from torch_manual_bp.bench.problem import Problem
+from torch_manual_bp.bench.report import environment
 
 
 @pytest.fixture
-def rows(monkeypatch):
-    """Two rows of a bench so small that it is quick; how noisy the machine is does not matter here."""
-    monkeypatch.setattr(Timings, "require_quiet", lambda *_: None)
-    return list(bench_usual_loop((SHAPE,), ("relu", "gelu"), compiled=False, budget=0.1))
+def rows(quick, shape):
+    return list(usual_loop.measure(quick, (shape,)))
 
 
 def test_a_row_holds_every_opponent(rows):
-    assert [row.activation for row in rows] == ["relu", "gelu"]
+    assert [row.labels["φ"] for row in rows] == ["relu", "gelu"]
     for row in rows:
         assert set(row.seconds) == {"matrix products", "eager", "MLP", "Objective"}
-        assert row.over_compiled is None
-        assert row.over_floor > 1 > 0 < row.over_eager
+        assert row.ratios["matrix products / Objective"] < 1
 
 
-def test_table_and_json_carry_command_and_hardware(rows):
-    where = usual_loop.environment()
-    table = usual_loop.markdown(rows, "the command", where)
-    assert table.startswith("`the command`") and str(where["cpu"]) in table
-    assert table.count("8, 5, 7, 3") == 2
-    data = json.loads(json.dumps(usual_loop.as_json(rows, "the command", where)))
-    assert data["rows"][0]["shape"] == list(SHAPE) and data["environment"]["torch"] == where["torch"]
+def test_the_table_turns_the_ratios_round(rows):
+    row = rows[0]
+    cells = usual_loop.cells(row)
+    assert cells["Objective / eager"] == f"**{1 / row.ratios['eager / Objective']:.2f}**"
+    assert cells["/ torch.compile"] == "–"
+    assert cells["MLP + torch's loss / eager"] == f"{row.ratios['MLP / eager']:.2f}"
+    table = Report(usual_loop.QUESTION, rows, 1, "the command", environment()).markdown()
+    assert table.count("| 8, 5, 7, 3 |") == 2
 
 
-def test_an_activation_without_a_module_has_no_opponent():
-    with pytest.raises(ValueError, match="got 'relu_squared'"):
-        next(bench_usual_loop((SHAPE,), ("relu_squared",)))
+def test_all_have_the_same_gradients(shape):
+    candidates = list(usual_loop.gradient_candidates(Problem(shape, "gelu", torch.float64), compiled=False))
+    gradients = []
+    for candidate in candidates:
+        candidate.call()
+        gradients.append([p.grad for p in candidate.parameters])
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-12, atol=1e-15)

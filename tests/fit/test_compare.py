@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torch_manual_bp.equations import table
-from torch_manual_bp.fit import Settings
+from torch_manual_bp.fit import PATHS, Settings
 from torch_manual_bp.fit.compare import AutogradObjective, check_gradients, relative_difference
 
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
@@ -40,9 +40,10 @@ def test_the_opponent_computes_what_the_equations_say(loss, activation):
     torch.testing.assert_close(J.detach(), exact["J"], rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradients_agree(loss, activation):
-    settings = Settings(activation=activation, hidden=7)
+def test_gradients_agree(loss, path, activation):
+    settings = Settings(activation=activation, hidden=7, path=path)
     mlp = settings.make_mlp(5, 3)
     check = check_gradients(4, mlp, settings, loss, *batch(loss, torch.float32))
     assert check.step == 4
@@ -68,13 +69,19 @@ def test_a_wrong_gradient_shows(monkeypatch):
     assert check.float64["db1"] <= 1e-12
 
 
-def test_a_check_leaves_no_trace():
-    settings = Settings(hidden=7)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_check_leaves_no_trace_and_sees_none(path):
+    settings = Settings(hidden=7, path=path)
     mlp = settings.make_mlp(5, 3)
+    x, y = batch("mse", torch.float32)
+    check = check_gradients(0, mlp, settings, "mse", x, y)
+    assert all(parameter.grad is None for parameter in mlp.parameters())
+    for parameter in mlp.parameters():
+        parameter.grad = torch.full_like(parameter, 7)
     before = [parameter.clone() for parameter in mlp.parameters()]
-    check_gradients(0, mlp, settings, "mse", *batch("mse", torch.float32))
+    assert check_gradients(0, mlp, settings, "mse", x, y) == check
     assert all(torch.equal(a, b) for a, b in zip(before, mlp.parameters(), strict=True))
-    assert all(parameter.grad is None and parameter.dtype is torch.float32 for parameter in mlp.parameters())
+    assert all((parameter.grad == 7).all() and parameter.dtype is torch.float32 for parameter in mlp.parameters())
 
 
 def test_only_the_biases_that_are_there_are_compared():

@@ -68,3 +68,30 @@ def test_a_place_that_is_a_file_is_refused_at_once(tmp_path):
 def test_the_seal_must_be_there(tmp_path):
     with pytest.raises(ValueError, match="must have the seal 'seal', got a"), RunFolder(tmp_path, "seal") as folder:
         folder.write({"a": b""})
+
+
+def test_a_file_that_is_kept_replaces_itself_and_nothing_else(tmp_path):
+    with RunFolder(tmp_path, "seal") as folder:
+        folder.write(FIRST)
+        for text in (b"early", b"late"):
+            assert folder.keep("kept", text) == tmp_path / "kept"
+            assert content(tmp_path) == {**FIRST, "kept": text}
+
+
+def test_where_keeping_fails_the_earlier_file_stays(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError("no space left")
+
+    with RunFolder(tmp_path, "seal") as folder:
+        folder.keep("kept", b"early")
+        monkeypatch.setattr("os.fsync", fail)
+        with pytest.raises(OSError, match="no space left"):
+            folder.keep("kept", b"late")
+    assert content(tmp_path) == {"kept": b"early"}
+
+
+def test_a_process_that_is_killed_between_writing_leaves_no_litter(tmp_path):
+    """What has been left behind then is what is there while nothing is being written."""
+    with RunFolder(tmp_path, "seal") as folder:
+        folder.keep("kept", b"")
+        assert list(content(tmp_path)) == ["kept"]

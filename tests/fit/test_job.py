@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import matplotlib.image
@@ -13,16 +17,17 @@ import torch
 from rich.console import Console
 
 from torch_manual_bp import equations
-from torch_manual_bp.fit import Dataset, Diverged, Settings, Training, job, load_model, report
+from torch_manual_bp.fit import PATHS, Dataset, Diverged, Settings, Training, job, load_model, progress, report
 from torch_manual_bp.fit.picture import _smooth
 
 SMALL = Settings(hidden=16, epochs=4, batch_size=8)
-FILES = {"curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
+FILES = {"checkpoint.pt", "curves.png", "curves.csv", "equations.txt", "model.pt", "report.json"}
 
 
-def run(data, out, settings=SMALL, compare=True, **console):
+def run(data, out, settings=SMALL, compare=True, resume=False, checkpoint_seconds=10.0, **console):
     printed = io.StringIO()
-    outcome = job.run(data, settings, out, compare, Console(file=printed, width=100, **console))
+    console = Console(file=printed, width=100, **console)
+    outcome = job.run(data, settings, out, compare, console, resume=resume, checkpoint_seconds=checkpoint_seconds)
     return outcome, printed.getvalue()
 
 
@@ -95,7 +100,7 @@ def test_alone_there_is_nothing_to_compare(blobs, tmp_path):
     outcome, printed = run(blobs, tmp_path, compare=False)
     assert "comparison" not in outcome.report
     assert list(outcome.report["nets"]) == ["by hand"]
-    assert "autograd" not in printed
+    assert "by autograd" not in printed
     assert (tmp_path / "curves.csv").read_text().startswith("step,J by hand\n0,")
 
 
@@ -172,3 +177,152 @@ def test_no_thread_is_refused(blobs, tmp_path):
     with pytest.raises(ValueError, match="train: threads must be at least 1, got 0"):
         job.run(blobs, SMALL, tmp_path / "run", threads=0)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it_is_said_by_which_path(blobs, tmp_path, path):
+    outcome, printed = run(blobs, tmp_path, replace(SMALL, path=path))
+    assert f"by hand: {PATHS[path].step_call} (path {path})" in printed
+    assert f"hand is {PATHS[path].gradients_call}" in printed
+    assert outcome.report["settings"]["path"] == path
+
+
+def without_times(content):
+    content = json.loads(json.dumps(content)) | {"seconds": 0}
+    for net in content["nets"].values():
+        net["median_step_seconds"] = 0
+    return content
+
+
+def assert_same_files(folder, other):
+    assert {path.name for path in folder.iterdir()} == {path.name for path in other.iterdir()} == FILES
+    assert (folder / "curves.csv").read_bytes() == (other / "curves.csv").read_bytes()
+    one, two = (load_model(place / "model.pt").mlp.state_dict() for place in (folder, other))
+    assert all(map(torch.equal, one.values(), two.values()))
+    one, two = (json.loads((place / "report.json").read_text()) for place in (folder, other))
+    assert without_times(one) == without_times(two)
+
+
+def at_step(number, act, monkeypatch):
+    """Do something while a step of the next runs is shown."""
+    shown = progress.shown
+
+    def watched(training, console):
+        for step in shown(training, console):
+            if step.number == number:
+                act()
+            yield step
+
+    monkeypatch.setattr(progress, "shown", watched)
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 22, 23])
+def test_ctrl_c_and_resume_end_in_the_same_files(any_data, tmp_path, step, monkeypatch):
+    run(any_data, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        outcome, printed = run(any_data, tmp_path / "stopped")
+    last = step == 23
+    assert outcome.interrupted is not last
+    assert outcome.report["steps"] == step + 1
+    assert (f"Interrupted after step {step + 1} of 24" in printed) is not last
+    outcome, printed = run(any_data, tmp_path / "stopped", resume=True)
+    assert not outcome.interrupted
+    assert f"resumed after step {step + 1} of 24\n" in printed
+    assert_same_files(tmp_path / "stopped", tmp_path / "straight")
+
+
+def test_time_goes_on_where_it_stood(blobs, tmp_path, monkeypatch):
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
+    first = run(blobs, tmp_path)[0].report["seconds"]
+    assert run(blobs, tmp_path, resume=True)[0].report["seconds"] > first
+
+
+def test_a_finished_run_can_be_written_again_and_trained_longer(blobs, tmp_path):
+    for folder, epochs in (("straight", 4), ("longer", 6)):
+        run(blobs, tmp_path / folder, replace(SMALL, epochs=epochs))
+    run(blobs, tmp_path / "again")
+    (tmp_path / "again" / "model.pt").unlink()
+    assert "24/24" in run(blobs, tmp_path / "again", resume=True, force_terminal=True)[1]
+    assert_same_files(tmp_path / "again", tmp_path / "straight")
+    run(blobs, tmp_path / "again", replace(SMALL, epochs=6), resume=True)
+    assert_same_files(tmp_path / "again", tmp_path / "longer")
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from torch_manual_bp.fit import Dataset, Settings, job, progress
+
+shown = progress.shown
+
+def killed(training, console):
+    for step in shown(training, console):
+        if step.number == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield step
+
+progress.shown = killed
+with np.load(sys.argv[1]) as data:
+    dataset = Dataset("blobs", data["x"], data["y"], "classification", ("u", "v"), ("red", "green", "blue"))
+job.run(dataset, Settings(hidden=16, epochs=4, batch_size=8), sys.argv[2], threads=1, checkpoint_seconds=0)
+"""
+
+
+def test_a_process_that_was_killed_is_gone_on_with(blobs, tmp_path):
+    """Its last checkpoint is the one before the step at which it was killed."""
+    np.savez(tmp_path / "data.npz", x=blobs.x, y=blobs.y)
+    command = [sys.executable, "-c", KILLED, tmp_path / "data.npz", tmp_path / "killed", "9"]
+    root = os.path.dirname(os.path.dirname(equations.__path__[0]))
+    process = subprocess.run(list(map(str, command)), env={**os.environ, "PYTHONPATH": root}, capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"checkpoint.pt"}
+    printed = run(blobs, tmp_path / "killed", resume=True)[1]
+    assert "resumed after step 9 of 24\n" in printed
+    run(blobs, tmp_path / "straight")
+    assert_same_files(tmp_path / "killed", tmp_path / "straight")
+
+
+def test_checkpoints_are_some_seconds_apart(blobs, tmp_path, monkeypatch):
+    kept = []
+    keep = job.RunFolder.keep
+    monkeypatch.setattr(job.RunFolder, "keep", lambda *given: kept.append(given[1]) or keep(*given))
+    run(blobs, tmp_path, checkpoint_seconds=0)
+    assert kept == ["checkpoint.pt"] * (24 + 1)  # after each step, and at the end
+    kept.clear()
+    run(blobs, tmp_path, checkpoint_seconds=3600)
+    assert kept == ["checkpoint.pt"]
+
+
+def test_a_run_that_diverges_leaves_its_last_checkpoint(plane, tmp_path):
+    wild = replace(SMALL, lr=1e4, activation="relu_squared")
+    with pytest.raises(Diverged):
+        run(plane, tmp_path, wild, checkpoint_seconds=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+    with pytest.raises(Diverged):
+        run(plane, tmp_path, wild, resume=True)
+
+
+def test_threads_are_those_of_the_checkpoint_unless_given(blobs, tmp_path):
+    job.run(blobs, SMALL, tmp_path, console=Console(file=io.StringIO()), threads=2)
+    outcome, printed = run(blobs, tmp_path, resume=True)
+    assert outcome.report["environment"]["threads"] == 2
+    assert "bits may differ" not in printed
+    printed = io.StringIO()
+    job.run(blobs, SMALL, tmp_path, console=Console(file=printed, width=200), threads=1, resume=True)
+    assert "bits may differ from those of a run without a stop: threads was 2" in printed.getvalue()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_cannot_be_resumed_is_refused_before_anything_is_touched(blobs, plane, tmp_path, there):
+    out = tmp_path / "run"
+    if there:
+        run(plane, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()} if there else None
+    printed = io.StringIO()
+    with pytest.raises(ValueError if there else FileNotFoundError, match=r"run/checkpoint\.pt"):
+        job.run(blobs, SMALL, out, console=Console(file=printed), resume=True)
+    assert printed.getvalue() == ""
+    assert out.exists() is there
+    if there:
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -79,6 +79,15 @@ def test_what_is_no_model_is_refused(tmp_path, content):
         load_model(path)
 
 
+def test_no_bit_of_a_weight_may_fall_over(trained, saved):
+    """torch.load looks at no checksum: the prediction would be another one, and nobody the wiser."""
+    content = bytearray(saved.read_bytes())
+    content[content.index(trained[1].mlp.fc1.weight.detach().numpy().tobytes())] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.pt: expected a model file written by training, got something else"):
+        load_model(saved)
+
+
 class Evil:
     def __reduce__(self):
         return print, ("code from a file was run",)

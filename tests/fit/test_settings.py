@@ -9,6 +9,7 @@ BAD = {
     "activation": ({"activation": "swish2"}, ValueError, "activation must be one of identity, .* got 'swish2'"),
     "optimizer": ({"optimizer": "lion"}, ValueError, "optimizer must be one of sgd, adam, adamw; got 'lion'"),
     "dtype": ({"dtype": "int8"}, ValueError, "dtype must be one of float32, float64; got 'int8'"),
+    "path": ({"path": "fast"}, ValueError, "path must be one of autograd, tiles, step; got 'fast'"),
     "no hidden unit": ({"hidden": 0}, ValueError, "hidden must be at least 1, got 0"),
     "half a hidden unit": ({"hidden": 1.5}, TypeError, "hidden must be an int, got 1.5"),
     "no epoch": ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),

@@ -101,7 +101,7 @@ def lean_arguments(
     """The arguments as tiles take them, after the checks of `objective`; None where torch does not run eagerly."""
     casting = _is_autocast(x)
     check.tensors(op, x, w1, b1, w2, b2, one_dtype=not casting)
-    if _path(x, w1, b1, w2, b2, y) != "eager":
+    if _path(x, w1, b1, w2, b2, y if isinstance(y, Tensor) else None) != "eager":
         return None
     dtype = w1.dtype
     if casting and dtype != torch.float64:
@@ -124,7 +124,7 @@ def _warn_of_float16() -> None:
     warnings.warn(
         "torch_manual_bp: float16 matrix products take 20 to 100 times as long as float32 ones on a CPU: "
         "this step makes them in float32, and rounds its gradients to float16; bfloat16 is fast",
-        stacklevel=5,
+        stacklevel=6,  # the call of accumulate_grad or step
     )
 
 

@@ -33,6 +33,19 @@ def forward_levels() -> int:
     return max(1, eager_transforms.JVP_NESTING)
 
 
+def nothing_around() -> bool:
+    """Whether torch merely runs what it is told, on the CPU: no compiler, trace, transform, mode or autocast is on."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or transforming()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch.is_autocast_enabled("cpu")
+    )
+
+
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether the tensor stands for a batch of tensors: under a transform, or by ``is_grads_batched``."""
     return transforming() or _functorch.is_legacy_batchedtensor(tensor)

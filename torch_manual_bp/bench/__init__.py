@@ -1,6 +1,23 @@
-"""How fast is it? Opponents timed in turn in one process, as ratios."""
+"""How fast is it, and how many bytes does it take? Opponents measured in turn in one process, as ratios."""
 
+from . import growth, memory, peers, step, usual_loop
+from .report import Question, Report, Settings
+from .run import answer, write
 from .timing import BusyMachineError, Timings, time_in_turn
-from .usual_loop import SHAPES, bench_usual_loop
 
-__all__ = ["SHAPES", "BusyMachineError", "Timings", "bench_usual_loop", "time_in_turn"]
+QUESTIONS: dict[str, Question] = {
+    question.name: question
+    for question in (usual_loop.QUESTION, step.QUESTION, peers.QUESTION, memory.QUESTION, growth.QUESTION)
+}
+
+__all__ = [
+    "QUESTIONS",
+    "BusyMachineError",
+    "Question",
+    "Report",
+    "Settings",
+    "Timings",
+    "answer",
+    "time_in_turn",
+    "write",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 NOISE = 1.3  # the floor's median over its minimum above which a run says nothing
+SHORT = 200e-6  # seconds: shorter calls are repeated until they last as long, so that a clock's tick does not show
 
 
 class BusyMachineError(RuntimeError):
@@ -47,38 +48,50 @@ class Timings:
 
 
 def time_in_turn(
-    candidates: Mapping[str, Callable[[], object]], rounds: int = 100, budget: float = 10.0, sync: bool = False
+    candidates: Mapping[str, Callable[[], object]], rounds: int = 100, budget: float = 10.0, device: str = "cpu"
 ) -> Timings:
     """Time each candidate once a round.
 
-    A round's entry is one call, or for calls of a few microseconds the mean of several, so that a clock's tick does not
-    show.
+    A round's entry is one call, or for calls of a few microseconds the mean of several. On a CUDA device it is the time
+    between two events around the calls, so that what the host does beside them does not show.
 
     Args:
         candidates: what is called, by name.
         rounds: how many rounds at most.
         budget: seconds after which no further round begins; at least five are made.
-        sync: wait for the CUDA device before each reading of the clock.
+        device: where the candidates compute.
     """
+    seconds_of = _seconds_on_host if device == "cpu" else _seconds_on_device
     repeats = {}
     for name, call in candidates.items():
+        begin = time.perf_counter()
         for _ in range(3):  # warm up: allocator, caches, compilers
             call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(200e-6 / max(time.perf_counter() - start, 1e-9)))
+            if time.perf_counter() - begin > budget:
+                break
+        repeats[name] = max(1, int(SHORT / max(seconds_of(call, 1), 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     begin = time.perf_counter()
     for round_ in range(rounds):
         if round_ >= 5 and time.perf_counter() - begin > budget:
             break
         for name, call in candidates.items():
-            if sync:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            if sync:
-                torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - start) / repeats[name])
+            seconds[name].append(seconds_of(call, repeats[name]))
     return Timings(seconds)
+
+
+def _seconds_on_host(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def _seconds_on_device(call: Callable[[], object], repeats: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3 / repeats

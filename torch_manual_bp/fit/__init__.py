@@ -8,12 +8,14 @@ from .csv_file import load_csv, read_features
 from .dataset import TASKS, Dataset
 from .learner import Diverged
 from .model_file import Model, load_model
+from .paths import PATHS
 from .settings import OPTIMIZERS, Settings
 from .sources import load, load_digits, load_npz
 from .train import Training
 
 __all__ = [
     "OPTIMIZERS",
+    "PATHS",
     "TASKS",
     "Dataset",
     "Diverged",

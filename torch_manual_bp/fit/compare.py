@@ -7,7 +7,7 @@ curves drift apart as rounding does, at a rate that training itself sets.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn import MLP
+from .paths import usual_gradients
 from .settings import Settings
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -72,20 +73,20 @@ class GradientCheck(NamedTuple):
 def check_gradients(step: int, mlp: MLP, settings: Settings, loss: str, x: Tensor, y: Tensor) -> GradientCheck:
     """Every gradient of J at the parameters of ``mlp`` on one batch, by hand and by autograd, also in float64.
 
+    By hand means: as the settings' path computes gradients.
+
     Args:
         step: recorded as it is.
         mlp: the net; its parameters and their ``.grad`` stay as they are.
-        settings: λ and φ.
+        settings: λ, φ and the path.
         loss: by name.
         x: the batch, (B, d).
         y: its class indices (B,) or targets (B, q).
     """
-    by_hand = _gradients(settings.make_objective(mlp, loss), mlp, x, y)
-    by_autograd = _gradients(AutogradObjective.beside(mlp, settings, loss), mlp, x, y)
+    by_hand, by_autograd = _gradients(mlp, settings, loss, x, y)
     mlp64 = copy.deepcopy(mlp).to("cpu", torch.float64)  # some accelerators have no float64
     x, y = x.to("cpu", torch.float64), (y.double() if y.is_floating_point() else y).cpu()
-    by_hand64 = _gradients(settings.make_objective(mlp64, loss), mlp64, x, y)
-    by_autograd64 = _gradients(AutogradObjective.beside(mlp64, settings, loss), mlp64, x, y)
+    by_hand64, by_autograd64 = _gradients(mlp64, settings, loss, x, y)
     return GradientCheck(
         step,
         difference=_differences(by_hand, by_autograd),
@@ -110,10 +111,14 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return difference / size if size else math.inf
 
 
-def _gradients(objective: nn.Module, mlp: MLP, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    parameters = parameters_by_symbol(mlp)
-    gradients = torch.autograd.grad(objective(x, y), tuple(parameters.values()))
-    return {f"d{symbol}": gradient for symbol, gradient in zip(parameters, gradients, strict=True)}
+def _gradients(mlp: MLP, settings: Settings, loss: str, x: Tensor, y: Tensor) -> Iterator[dict[str, Tensor]]:
+    """By hand, and by autograd."""
+    mlp = copy.deepcopy(mlp)  # a path may leave its gradients in .grad, and expects nothing there
+    mlp.zero_grad()
+    by_hand = settings.training_path.gradients(settings.make_objective(mlp, loss), x, y)
+    by_autograd = usual_gradients(AutogradObjective.beside(mlp, settings, loss), x, y)
+    for gradients in (by_hand, by_autograd):
+        yield {f"d{symbol}": gradient for symbol, gradient in zip(parameters_by_symbol(mlp), gradients, strict=True)}
 
 
 def _differences(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:

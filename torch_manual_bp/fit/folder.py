@@ -3,8 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,8 +13,8 @@ class RunFolder:
     """A folder into which a run writes its files at the end, over those of an earlier run.
 
     They are first written in full into a hidden folder inside it, then moved to their places, one rename each. The
-    seal goes first and comes last: where it is, all files are of the run that it tells of. Other files in the folder
-    are left alone.
+    seal goes first and comes last: where it is, all files are of the run that it tells of. A file that is kept by
+    itself (`keep`) stands beside them. Other files in the folder are left alone.
 
     Use it as a context: entering makes the folder and finds out at once whether it can be written to.
 
@@ -32,11 +32,10 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         self._new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.path))
-        return self
+        with self._staging():
+            return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
         if self._new and error is not None:
             with suppress(OSError):  # something was written all the same: leave it
                 self.path.rmdir()
@@ -54,12 +53,39 @@ class RunFolder:
         if self.seal not in files:
             raise ValueError(f"RunFolder.write: files must have the seal {self.seal!r}, got {', '.join(files)}")
         names = sorted(files, key=lambda name: name == self.seal)
-        for name in names:
-            with (self._staging / name).open("wb") as file:
-                file.write(files[name])
-                file.flush()
-                os.fsync(file.fileno())
-        (self.path / self.seal).unlink(missing_ok=True)
-        for name in names:
-            (self._staging / name).replace(self.path / name)
+        with self._staging() as staging:
+            for name in names:
+                _write_through(staging / name, files[name])
+            (self.path / self.seal).unlink(missing_ok=True)
+            for name in names:
+                (staging / name).replace(self.path / name)
         return [self.path / name for name in names]
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """Put one file into the folder, over an earlier one: at any moment it is the earlier one or this, and whole.
+
+        Returns:
+            Its path.
+
+        Raises:
+            OSError: it cannot be written; the earlier one stays then.
+        """
+        with self._staging() as staging:
+            _write_through(staging / name, content)
+            return (staging / name).replace(self.path / name)
+
+    @contextmanager
+    def _staging(self) -> Iterator[Path]:
+        staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.path))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk, not on its way there, before it is renamed."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

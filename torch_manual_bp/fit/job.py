@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from .. import equations
-from . import progress, report
+from . import checkpoint, progress, report
+from .checkpoint import Before
 from .dataset import Dataset
 from .folder import RunFolder
 from .interrupt import Interrupt
@@ -21,6 +22,7 @@ from .settings import Settings
 from .train import Training
 
 SEAL = "report.json"
+CHECKPOINT = "checkpoint.pt"
 
 # FLOPs of a step below which threads wait for each other longer than they compute; on a busy machine, much longer
 _WORTH_THREADS = 1e7
@@ -48,6 +50,8 @@ def run(
     compare: bool = True,
     console: Console | None = None,
     threads: int | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 10.0,
 ) -> Outcome:
     """Train, show the progress and the findings, and write them.
 
@@ -55,41 +59,61 @@ def run(
     `load_model`), ``report.json``. They replace those of an earlier run together. Ctrl-C ends the training after the
     step at hand, and what was learned until then is written; a second one ends everything.
 
+    Beside them stands ``checkpoint.pt``, which is rewritten along the way and at the end. From it a run that was
+    interrupted or killed goes on to the same bits (of curves, model and report, but for times) as one that was not,
+    given the same versions and threads. A finished run keeps its checkpoint: with more epochs it is trained longer, as
+    if it had had them from the start but for which steps compare gradients; with the same, its files are written again.
+
     Args:
         dataset: what to learn.
         settings: how.
         out: the folder, or None for ``runs/<name of the data set>``.
         compare: whether to train the same net by autograd beside it, and compare.
         console: where to print; None prints to standard output.
-        threads: of the CPU, while this runs; None takes one for a small net, and else what torch would take.
+        threads: of the CPU, while this runs; None takes the checkpoint's number when there is one to resume from, else
+            one for a small net, and else what torch would take.
+        resume: go on from the folder's checkpoint, which must be of the same data and settings but for more epochs.
+        checkpoint_seconds: a checkpoint is written after the first step that ends so long after the last one.
 
     Raises:
-        Diverged: J became NaN or infinite; nothing is written then.
-        OSError: the folder cannot be written to; found out before training.
-        ValueError: threads is below 1; and see `Training`.
+        Diverged: J became NaN or infinite; no file is written then, and the last checkpoint stays.
+        OSError: the folder cannot be written to, or there is no checkpoint in it; found out before training.
+        ValueError: threads is below 1; a checkpoint that is damaged or does not fit; and see `Training`.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"train: threads must be at least 1, got {threads}")
     console = console or Console()
     training = Training(dataset, settings, compare)
     place = RunFolder(out or Path("runs") / dataset.name, SEAL)
-    with place as folder, Interrupt() as interrupt, _threads(threads or _usual_threads(training)):
-        _introduce(training, console)
-        start = perf_counter()
+    before = checkpoint.restore(training, place.path / CHECKPOINT) if resume else Before(0.0, {})
+    threads = threads or before.environment.get("threads") or _usual_threads(training)
+    with place as folder, Interrupt() as interrupt, _threads(threads):
+        _introduce(training, before, console)
+        kept = perf_counter()
+        began = kept - before.seconds
         for _ in progress.shown(training, console):
             if interrupt.asked:
                 break
-        seconds = perf_counter() - start
-        steps = len(training.learners[0].curve.losses)
-        interrupted = steps < training.total_steps
+            now = perf_counter()
+            if now - kept >= checkpoint_seconds:
+                _keep_checkpoint(folder, training, now - began)
+                kept = perf_counter()
+        seconds = perf_counter() - began
+        interrupted = training.steps_made < training.total_steps
+        # first of all: the picture takes a while, and there may be a second Ctrl-C
+        files = [_keep_checkpoint(folder, training, seconds)]
         content = report.report(training, seconds, interrupted)
-        files = folder.write(_files(training, content))
+        files += folder.write(_files(training, content))
         _conclude(training, seconds, console)
         if interrupted:
-            words = f"Interrupted after step {steps} of {training.total_steps}; the files tell of these."
-            console.print(f"[yellow]{words}[/]", highlight=False, soft_wrap=True)
+            words = f"Interrupted after step {training.steps_made} of {training.total_steps}; the files tell of these."
+            console.print(f"[yellow]{words} --resume goes on from there.[/]", highlight=False, soft_wrap=True)
         console.print("written: " + " ".join(str(path) for path in files), soft_wrap=True, highlight=False)
     return Outcome(content, files, interrupted)
+
+
+def _keep_checkpoint(folder: RunFolder, training: Training, seconds: float) -> Path:
+    return folder.keep(CHECKPOINT, checkpoint.to_bytes(training, seconds, report.environment()))
 
 
 def _files(training: Training, content: dict[str, Any]) -> dict[str, bytes]:
@@ -121,22 +145,29 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _introduce(training: Training, console: Console) -> None:
+def _introduce(training: Training, before: Before, console: Console) -> None:
     dataset, settings, data = training.dataset, training.settings, training.data
     d, q = dataset.x.shape[1], len(dataset.outputs)
     facts = report.environment()
     lines = (
         f"{dataset.name}: {dataset.task}, {len(data.x)} rows to train on, {len(data.x_held_out)} held out",
         f"net: {d}–{settings.hidden}–{q}, φ = {settings.activation}, l = {dataset.loss}, λ = {settings.weight_decay:g}",
+        f"by hand: {settings.training_path.step_call} (path {settings.path})",
         f"kernels: {facts['kernels']}",
         f"torch {facts['torch']} on {settings.device}, CPU threads: {facts['threads']}",
     )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if before.environment:
+        words = f"resumed after step {training.steps_made} of {training.total_steps}"
+        changed = [f"{name} was {was}" for name, was in before.environment.items() if facts.get(name) != was]
+        if changed:
+            words += f"; the bits may differ from those of a run without a stop: {', '.join(changed)}"
+        console.print(words, style="yellow" if changed else None, highlight=False, markup=False, soft_wrap=True)
 
 
 def _conclude(training: Training, seconds: float, console: Console) -> None:
-    console.print(f"{len(training.learners[0].curve.losses)} steps in {seconds:.1f} s", highlight=False)
+    console.print(f"{training.steps_made} steps in {seconds:.1f} s", highlight=False)
     console.print(report.results_table(training))
     if len(training.learners) > 1:
         console.print(report.gradients_table(training))

@@ -1,14 +1,13 @@
 """A trained net in one file, with all that prediction needs: names, scaling, sizes. Nothing in it is code."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..nn import MLP
+from . import torch_file
 from .dataset import Array, Dataset, task_named
 from .prepare import Prepared, Scale
 
@@ -61,7 +60,7 @@ class Model:
         return self.y_scale.undo(o.numpy())
 
     def to_bytes(self) -> bytes:
-        """The file's content, as `torch.save` writes it: nothing but tensors, numbers and strings."""
+        """The file's content: nothing but tensors, numbers and strings."""
         mlp = self.mlp
         content = {
             "format": _FORMAT,
@@ -80,9 +79,7 @@ class Model:
             "x_scale": _tensors(self.x_scale),
             "y_scale": None if self.y_scale is None else _tensors(self.y_scale),
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        return buffer.getvalue()
+        return torch_file.to_bytes(content)
 
 
 def load_model(path: str | Path) -> Model:
@@ -90,9 +87,9 @@ def load_model(path: str | Path) -> Model:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no model file, or of a format that this version does not know.
+        ValueError: no model file, a damaged one, or of a format that this version does not know.
     """
-    content = _content(Path(path))
+    content = torch_file.read(Path(path), "a model file")
     if content.get("format") != _FORMAT:
         raise ValueError(f"{path}: expected a model of format {_FORMAT}, got format {content.get('format')!r}")
     try:
@@ -105,17 +102,6 @@ def load_model(path: str | Path) -> Model:
         return Model(mlp, task, features, outputs, _scale(content["x_scale"]), y_scale)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: expected a model of format {_FORMAT}, got a damaged one ({error!r})") from error
-
-
-def _content(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes that are no pickle can raise anything
-            raise ValueError(f"{path}: expected a model file written by training, got something else") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a model file written by training, got a {type(content).__name__}")
-    return content
 
 
 def _tensors(scale: Scale) -> dict[str, torch.Tensor]:

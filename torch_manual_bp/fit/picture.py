@@ -25,7 +25,8 @@ def curves_png(training: Training) -> bytes:
     d, q = dataset.x.shape[1], len(dataset.outputs)
     figure.suptitle(
         f"{dataset.name}: {d}–{settings.hidden}–{q} {settings.activation} net, {settings.optimizer}, "
-        f"learning rate {settings.learning_rate:g}, λ = {settings.weight_decay:g}",
+        f"learning rate {settings.learning_rate:g}, λ = {settings.weight_decay:g}\n"
+        f"by hand: {settings.training_path.step_call}",
         fontsize=12,
     )
     axes = np.atleast_1d(figure.subplots(len(panels), sharex=True, height_ratios=heights))

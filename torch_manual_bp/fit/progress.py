@@ -22,7 +22,7 @@ def shown(training: Training, console: Console) -> Iterator[Step]:
 def _bar(training: Training, steps: Iterable[Step], console: Console) -> Iterator[Step]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=training.total_steps)
+        task = progress.add_task("training", total=training.total_steps, completed=training.steps_made)
         for step in steps:
             progress.update(task, completed=step.number + 1)
             if step.ends_epoch:

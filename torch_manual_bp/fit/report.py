@@ -41,7 +41,7 @@ def report(training: Training, seconds: float, interrupted: bool) -> dict[str, A
         "environment": environment(),
         "seconds": seconds,
         "interrupted": interrupted,
-        "steps": len(training.learners[0].curve.losses),
+        "steps": training.steps_made,
         "score": TASKS[dataset.task].score,
         "nets": {learner.name: _net(learner, training.steps_per_epoch) for learner in training.learners},
     }
@@ -58,7 +58,7 @@ def environment() -> dict[str, Any]:
     """Versions, kernels and threads: what a number depends on beside the code."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which a file would name as code
         "numpy": np.__version__,
         "kernels": kernels.backend(),
         "threads": torch.get_num_threads(),
@@ -84,7 +84,12 @@ def curves_csv(training: Training) -> bytes:
 def results_table(training: Training) -> Table:
     """The score and the last losses of each net."""
     score = TASKS[training.dataset.task].score
-    table = Table(title="the two nets" if len(training.learners) > 1 else "the net", title_justify="left")
+    table = Table(
+        title="the two nets" if len(training.learners) > 1 else "the net",
+        caption=f"by hand: {training.settings.training_path.step_call}",
+        title_justify="left",
+        caption_justify="left",
+    )
     for name in ("", f"held-out {score}", "J, last epoch's mean", "median step"):
         table.add_column(name, justify="left" if not name else "right")
     for learner in training.learners:
@@ -102,9 +107,11 @@ def results_table(training: Training) -> Table:
 def gradients_table(training: Training) -> Table:
     """The gradients' largest differences over all checks, along the parameters of the net trained by hand."""
     dtype, checks = training.settings.dtype, training.gradients
+    path = training.settings.training_path
     table = Table(
         title="the gradients at the same parameters: max|a − b| / max|b|",
-        caption=f"Largest of {len(checks)} checks along the way; exact is autograd in float64.\n"
+        caption=f"Largest of {len(checks)} checks along the way; hand is {path.gradients_call},\n"
+        "exact is autograd in float64.\n"
         f"What parts both from it is {dtype}'s rounding: where an example\n"
         "is learned, ∂L/∂o is a difference of near equals.",
         title_justify="left",

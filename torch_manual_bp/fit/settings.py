@@ -9,6 +9,7 @@ from torch import nn
 
 from ..equations import ACTIVATIONS, activation_named, loss_named
 from ..nn import MLP, Objective
+from .paths import PATHS, TrainingPath
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -35,6 +36,8 @@ class Settings:
         seed: of the split, the initialisation and the order of the batches.
         dtype: "float32" or "float64".
         device: where to train, as torch names it.
+        path: how the derived net takes its steps, a name of `PATHS`: "autograd" (the usual loop), "tiles" (the usual
+            loop with ``Objective(tile_rows="auto")``) or "step" (``objective.step``). They agree up to rounding.
 
     Raises:
         ValueError: a value out of range, an unknown name, a device that is not there.
@@ -56,11 +59,13 @@ class Settings:
     seed: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    path: str = "autograd"
 
     def __post_init__(self) -> None:
         activation_named(self.activation, "train")
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("path", self.path, PATHS)
         for name in ("hidden", "epochs", "batch_size"):
             _check_count(name, getattr(self, name), least=1)
         _check_count("seed", self.seed, least=0)
@@ -85,6 +90,11 @@ class Settings:
         """``dtype`` as torch's."""
         return DTYPES[self.dtype]
 
+    @property
+    def training_path(self) -> TrainingPath:
+        """``path`` as what it does."""
+        return PATHS[self.path]
+
     def make_mlp(self, in_features: int, out_features: int) -> MLP:
         """The net at its start: drawn on the CPU from the seed, so that it is the same on every device."""
         with torch.random.fork_rng(devices=[]):
@@ -96,8 +106,9 @@ class Settings:
         return mlp.to(self.device)
 
     def make_objective(self, mlp: MLP, loss: str) -> Objective:
-        """J of this net."""
-        return Objective(mlp, loss_named(loss, "train"), self.weight_decay)
+        """J of this net, as the path needs it."""
+        loss = loss_named(loss, "train")
+        return Objective(mlp, loss, self.weight_decay, tile_rows=self.training_path.tile_rows)
 
     def make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a module's parameters; λ is in J, so it gets no weight decay but AdamW's own."""

@@ -1,9 +1,9 @@
-"""The training loop: the usual one of PyTorch, one step at a time, with the same net by autograd beside it."""
+"""The training loop, one step at a time, with the same net by autograd beside it."""
 
 import copy
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..nn import MLP
 from .compare import AutogradObjective, GradientCheck, check_gradients, parameters_by_symbol, relative_difference
 from .dataset import Dataset
 from .learner import Learner
+from .paths import usual_step
 from .prepare import Prepared, prepare
 from .scores import score
 from .settings import Settings
@@ -38,13 +39,14 @@ class Step(NamedTuple):
 
 
 class Training:
-    """A seeded run on a data set; iterate over `steps` to make it happen, stop iterating to stop it.
+    """A seeded run on a data set; iterate over `steps` to make it happen, stop iterating to stop it, iterate to go on.
 
-    The same data, settings, machine and number of threads give the same bits.
+    The same data, settings, machine and number of threads give the same bits, in one go or with stops, in one process
+    or carried into another by `state_dict`.
 
     Attributes:
-        mlp: the net that learns by the derived equations.
-        learners: it, and unless ``compare`` is false the same net by autograd, from the same start.
+        mlp: the net that learns by the derived equations, on the settings' path.
+        learners: it, and unless ``compare`` is false the same net by autograd in the usual loop, from the same start.
         gradients: the comparisons of their gradients along the way.
         data: the tensors of both sides of the split.
         total_steps: how many steps there are.
@@ -63,33 +65,64 @@ class Training:
         self.data: Prepared = prepare(dataset, settings.held_out, settings.seed, settings.torch_dtype, settings.device)
         self.mlp = settings.make_mlp(dataset.x.shape[1], len(dataset.outputs))
         objective = settings.make_objective(self.mlp, dataset.loss)
-        self.learners = [Learner("by hand", self.mlp, objective, settings)]
+        self.learners = [Learner("by hand", self.mlp, objective, settings, settings.training_path.step)]
         if compare:
             twin = copy.deepcopy(self.mlp)
             by_autograd = AutogradObjective.beside(twin, settings, dataset.loss)
-            self.learners.append(Learner("by autograd", twin, by_autograd, settings))
+            self.learners.append(Learner("by autograd", twin, by_autograd, settings, usual_step))
         self.gradients: list[GradientCheck] = []
         self.steps_per_epoch = math.ceil(len(self.data.x) / settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
+        self._order = torch.Generator().manual_seed(settings.seed)
+        self._epoch_order = self._order.get_state()  # before it drew the order of the epoch that is under way
+
+    @property
+    def steps_made(self) -> int:
+        """How many steps have been made."""
+        return len(self.learners[0].curve.losses)
 
     def steps(self) -> Iterator[Step]:
-        """Make the steps of all epochs, each once it is asked for.
+        """Make the steps that are left, each once it is asked for.
 
         Raises:
             Diverged: J became NaN or infinite.
         """
-        order = torch.Generator().manual_seed(self.settings.seed)
-        number = 0
-        for epoch in range(self.settings.epochs):
-            for x, y in _batches(self.data, self.settings.batch_size, order):
+        self._order.set_state(self._epoch_order)
+        while (number := self.steps_made) < self.total_steps:
+            epoch, made = divmod(number, self.steps_per_epoch)
+            for x, y in _batches(self.data, self.settings.batch_size, self._order, skip=made):
                 self._compare_gradients(number)
                 J, *_ = [learner.step(x, y) for learner in self.learners]
                 number += 1
                 ends_epoch = number % self.steps_per_epoch == 0
                 if ends_epoch:
+                    self._epoch_order = self._order.get_state()
                     for learner in self.learners:
                         learner.curve.scores.append(self.evaluate(learner.mlp))
                 yield Step(number - 1, epoch, J, ends_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run has come to after its last step, in tensors, numbers and strings; tensors are not copied."""
+        return {
+            "learners": {learner.name: learner.state_dict() for learner in self.learners},
+            "gradients": [check._asdict() for check in self.gradients],
+            "order": self._epoch_order,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come to where the training was whose `state_dict` this is, of the same data and settings.
+
+        It may have more epochs or fewer, as long as there are as many as were begun. Only the steps at which gradients
+        are compared depend on how many there are.
+
+        Raises:
+            KeyError, TypeError, RuntimeError, ValueError: it does not fit; this training is of no use then.
+        """
+        for learner in self.learners:
+            learner.load_state_dict(state["learners"][learner.name])
+        self.gradients = [GradientCheck(**check) for check in state["gradients"]]
+        self._order.set_state(state["order"])
+        self._epoch_order = state["order"]
 
     @torch.no_grad()
     def evaluate(self, mlp: MLP) -> float:
@@ -118,8 +151,8 @@ class Training:
             self.gradients.append(check)
 
 
-def _batches(data: Prepared, size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows in a new order, ``size`` at a time."""
+def _batches(data: Prepared, size: int, order: torch.Generator, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows in a new order, ``size`` at a time, but for the first ``skip`` batches."""
     rows = torch.randperm(len(data.x), generator=order).to(data.x.device)
-    for some in rows.split(size):
+    for some in rows.split(size)[skip:]:
         yield data.x[some], data.y[some]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from ..equations import ACTIVATIONS
 from ..training.problem import PARAMETERS, Net
@@ -74,13 +74,18 @@ def trained_by(optimizer: Optimizer, parameters: dict[str, nn.Parameter], op: st
 
     Raises:
         TypeError: no optimizer.
-        ValueError: it trains others as well, or none of them.
+        ValueError: it trains others as well, or none of them; or it evaluates J by itself.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{op}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            f"{op}: optimizer must make its step of one gradient, got LBFGS, which asks a closure for more of them; "
+            "call accumulate_grad(x, y) in the closure"
+        )
+    theirs = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     mine = {name: parameter for name, parameter in parameters.items() if id(parameter) in theirs}
-    others = sum(p.requires_grad for group in optimizer.param_groups for p in group["params"]) - len(mine)
+    others = sum(p.requires_grad for p in theirs.values()) - len({id(parameter) for parameter in mine.values()})
     if others or not mine:
         problem = f"{others} others as well" if others else "none of them"
         raise ValueError(

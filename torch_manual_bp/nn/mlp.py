@@ -9,7 +9,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ..autograd import check, door
 from ..equations import ACTIVATIONS, activation_named, activation_of_module
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class MLP(nn.Module):
@@ -138,4 +138,4 @@ def _is_plain(layer: nn.Module) -> bool:
 def is_untouched(module: nn.Module) -> bool:
     """Whether the module carries no hooks, and no forward but its class's."""
     members: dict[str, Any] = vars(module)
-    return "forward" not in members and not any(members[hooks] for hooks in _HOOKS)
+    return "forward" not in members and not any(members[hooks] for hooks in HOOKS)

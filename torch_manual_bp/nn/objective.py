@@ -18,6 +18,7 @@ from ..training.tiling import Tiling, tiling
 from ..training.update import step
 from ..training.workspace import WorkspaceSlot
 from . import lean
+from .bound import BoundCalls, bind_gradient, bind_step
 from .mlp import MLP, is_untouched
 
 
@@ -81,7 +82,7 @@ class Objective(nn.Module):
         self.weight_decay = float(weight_decay)
         self.validate = validate
         self.register_buffer("class_weight", class_weight, persistent=False)
-        self._workspace = WorkspaceSlot()
+        self._workspace, self._bound = WorkspaceSlot(), BoundCalls()
 
     def forward(self, x: Tensor, y: Tensor, row_weight: Tensor | None = None) -> Tensor:
         """J for a batch, a 0-dimensional tensor.
@@ -124,8 +125,9 @@ class Objective(nn.Module):
         tile = _tiling("Objective", net, batch, dtype, tile_rows)
         with self._workspace.lend() as workspace:
             return TiledObjective.apply(
-                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace
-            )
+                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
+                torch.is_grad_enabled(),
+            )  # fmt: skip
 
     def _arguments(
         self, net: Net, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str
@@ -168,6 +170,12 @@ class Objective(nn.Module):
                 and neither process_group nor local, or a call under torch.compile or torch.func.
         """
         op = "accumulate_grad"
+        defaults = (
+            row_weight is None and tile_rows == "auto" and grad_scale == 1.0 and normalizer is None
+            and process_group is None
+        )  # fmt: skip
+        if defaults and (bound := self._bound.gradient) is not None and (J := bound(x, y)) is not None:
+            return J
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
         scale = lean.checked_number(op, "grad_scale", grad_scale, positive=False)
         if normalizer is not None:
@@ -178,7 +186,10 @@ class Objective(nn.Module):
         tile = _tiling(op, net, batch, dtype, tile_rows)
         with self._workspace.lend() as workspace:
             leaf = x if x.requires_grad else None
-            return accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
+            J = accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
+        if defaults and leaf is None:
+            self._bound.gradient = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
+        return J
 
     def step(
         self, x: Tensor, y: Tensor, optimizer: Optimizer, row_weight: Tensor | None = None, *,
@@ -210,6 +221,11 @@ class Objective(nn.Module):
                 gradient.
         """
         op = "step"
+        defaults = row_weight is None and tile_rows == "auto" and process_group is None
+        bound = self._bound.step
+        same = defaults and bound is not None and bound.clip_norm == clip_norm
+        if same and (J := bound(x, y, optimizer)) is not None:  # type: ignore[misc]
+            return J
         if clip_norm is not None:
             clip_norm = lean.checked_number(op, "clip_norm", clip_norm, positive=True)
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
@@ -220,7 +236,10 @@ class Objective(nn.Module):
         share = Share(group=lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
         with self._workspace.lend() as workspace:
-            return step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
+            J = step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
+        if defaults:
+            self._bound.step = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
+        return J
 
     def _lean(
         self, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str

@@ -8,6 +8,7 @@ from torch.autograd import Function
 
 from ..equations import Activation
 from .gradient import Share, add_penalty, gradient
+from .one_call import fits_one_call, gradient_in_one_call
 from .problem import PARAMETERS, Batch, Goal, Maybe, Net, sum_dtype
 from .tiling import Tiling
 from .workspace import Workspace
@@ -26,10 +27,13 @@ def accumulate(
         f"d{name}": torch.empty_like(parameter, dtype=sum_dtype(parameter.dtype), memory_format=torch.contiguous_format)
         for name, parameter in parameters.items()
     }
-    if x is not None:
-        sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
-    J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
-    add_penalty(sums, net, penalty)
+    if x is None and fits_one_call(net, batch, tile, dtype, share):
+        J = gradient_in_one_call(net, goal, batch, sums, share)
+    else:
+        if x is not None:
+            sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
+        J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+        add_penalty(sums, net, penalty)
     for name, parameter in parameters.items():
         _add(parameter, sums[f"d{name}"])
     if x is not None:
@@ -50,11 +54,12 @@ class TiledObjective(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, y: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, row_weight: Maybe,
-        phi: Activation, goal: Goal, tile: Tiling, dtype: torch.dtype, workspace: Workspace,
+        phi: Activation, goal: Goal, tile: Tiling, dtype: torch.dtype, workspace: Workspace, recorded: bool,
     ) -> Tensor:  # fmt: skip
-        """J = L + λ/2 (‖W1‖² + ‖W2‖²), and ∂J/∂X of every X that needs it."""
+        """J = L + λ/2 (‖W1‖² + ‖W2‖²), and ∂J/∂X of every X that needs it, where autograd records at all."""
         net, given = Net(w1, b1, w2, b2, phi), {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2}
-        needed = [name for name, needs in zip(("x", "y", *PARAMETERS), ctx.needs_input_grad, strict=False) if needs]
+        needs_gradient = zip(("x", "y", *PARAMETERS), ctx.needs_input_grad, strict=False)
+        needed = [name for name, needs in needs_gradient if needs and recorded]
         sums = {}
         for name in needed:
             like = given[name]
@@ -64,8 +69,7 @@ class TiledObjective(Function):
         J, penalty = gradient(net, goal, Batch(x, y, row_weight), sums, tile, dtype, workspace, Share())
         add_penalty(sums, net, penalty)
         ctx.set_materialize_grads(False)
-        ctx.needed = needed
-        ctx.dtypes = {name: given[name].dtype for name in needed}  # type: ignore[union-attr]
+        ctx.inputs = {name: given[name] for name in needed}  # not saved: nothing is computed from them any more
         ctx.save_for_backward(*(sums[f"d{name}"] for name in needed))
         return J
 
@@ -74,20 +78,24 @@ class TiledObjective(Function):
         """∂J/∂X times what arrives."""
         gradients: dict[str, Tensor] = {}
         if dJ is not None:
-            for name, gradient in zip(ctx.needed, ctx.saved_tensors, strict=True):
-                gradients[name] = (gradient * dJ).to(ctx.dtypes[name])
+            for (name, like), gradient in zip(ctx.inputs.items(), ctx.saved_tensors, strict=True):
+                gradients[name] = (gradient * dJ).to(like.dtype)
             if torch.is_grad_enabled():
-                gradients = dict(zip(gradients, OnceDifferentiable.apply(*gradients.values()), strict=True))
-        return *(gradients.get(name) for name in ("x", "y", *PARAMETERS)), *(None,) * 6
+                once = OnceDifferentiable.apply(*gradients.values(), *ctx.inputs.values())
+                gradients = dict(zip(gradients, once, strict=True))
+        return *(gradients.get(name) for name in ("x", "y", *PARAMETERS)), *(None,) * 7
 
 
 class OnceDifferentiable(Function):
-    """The identity, whose derivative is refused: the gradients that come through it have no graph."""
+    """Gradients that depend on these inputs, by a derivative that is refused.
+
+    Without the inputs a gradient would seem to be a constant, and a penalty on it would vanish without a word.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        """Each as a new tensor."""
-        return tuple(gradient.detach() for gradient in gradients)
+    def forward(ctx: Any, *gradients_and_inputs: Tensor) -> tuple[Tensor, ...]:
+        """The first half of the arguments, each as a new tensor."""
+        return tuple(gradient.detach() for gradient in gradients_and_inputs[: len(gradients_and_inputs) // 2])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:

@@ -105,9 +105,10 @@ def _inverse(n: float | Tensor) -> float | Tensor:
 
 
 def _in_dtype(net: Net, dtype: torch.dtype, workspace: Workspace) -> Net:
-    """The net with parameters of another dtype, which are copies in the workspace."""
+    """The net as the kernels take it: parameters of another dtype are copies in the workspace, biases are contiguous."""
     if net.w1.dtype is dtype:
-        return net
+        b1, b2 = (None if b is None else b.contiguous() for b in (net.b1, net.b2))
+        return net._replace(b1=b1, b2=b2)
     given = {name: tensor for name in PARAMETERS if (tensor := getattr(net, name)) is not None}
     shapes = {f"{name} in another dtype": tuple(tensor.shape) for name, tensor in given.items()}
     copies = workspace.take(shapes, dtype, net.w1.device)

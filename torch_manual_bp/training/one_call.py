@@ -23,13 +23,11 @@ def fits_one_call(net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, shar
     )  # fmt: skip
 
 
-def gradient_in_one_call(
-    net: Net, goal: Goal, batch: Batch, gradients: Mapping[str, Tensor], add: bool, share: Share
-) -> Tensor:
-    """J, and in ``gradients`` ∂J/∂p, penalty included, by dw1, db1, dw2, db2; added to what is there if ``add``."""
+def gradient_in_one_call(net: Net, goal: Goal, batch: Batch, gradients: Mapping[str, Tensor], share: Share) -> Tensor:
+    """J, and in ``gradients`` ∂J/∂p, penalty included, by dw1, db1, dw2, db2."""
     return kernels.objective_gradient_(
         batch.x.contiguous(), batch.y, batch.row_weight, *net[:4], goal.class_weight, net.phi.name, goal.loss,
-        goal.weight_decay, share.scale, share.normalizer or 0.0, add,
+        goal.weight_decay, share.scale, share.normalizer or 0.0, False,
         gradients.get("dw1"), gradients.get("db1"), gradients.get("dw2"), gradients.get("db2"),
     )  # fmt: skip
 

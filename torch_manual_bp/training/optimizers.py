@@ -4,7 +4,7 @@ The optimizer stays the owner of all of it; nothing is copied: schedulers, ``sta
 optimizer itself find what they expect.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -68,16 +68,22 @@ class Rule(NamedTuple):
         return torch.tensor(rows, dtype=torch.float64)
 
 
+def hooks_on_step(optimizer: Optimizer) -> list[Mapping[Any, Any]]:
+    """Where hooks on the optimizer's ``step()`` are, its own and those of all optimizers."""
+    own = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    return [*own, _module._global_optimizer_pre_hooks, _module._global_optimizer_post_hooks]
+
+
 def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rule | None:
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step``, or 16-bit parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit parameters.
     """
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    if any(hooks) or _module._global_optimizer_pre_hooks or _module._global_optimizer_post_hooks:
+    if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
         return None
-    if type(optimizer) not in (SGD, Adam, AdamW) or not parameters:
+    own = vars(optimizer).get("step")  # a scheduler's only notes that it was called, see mark_stepped
+    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):
         return None
     groups = [_group_of(optimizer, parameter) for parameter in parameters.values()]
     if any(group.get(flag) for group in groups for flag in _NOT_FUSED):
@@ -130,7 +136,7 @@ def _all_floats(numbers: Numbers) -> bool:
     return all(isinstance(number, int | float) for row in numbers for number in row)
 
 
-def mark_stepped(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> None:
+def mark_stepped(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
     """Tell torch what it did not see: that parameters changed in place, and that the optimizer has stepped."""
-    torch.autograd.graph.increment_version(list(parameters.values()))
+    torch.autograd.graph.increment_version(parameters)
     optimizer._opt_called = True  # type: ignore[attr-defined]  # what learning rate schedulers look at

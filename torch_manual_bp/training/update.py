@@ -48,7 +48,7 @@ def step(
             _by_the_optimizer(optimizer, parameters, sums, clip_norm)
             return J
         rule.apply(sums, penalty, clip)
-    mark_stepped(optimizer, parameters)
+    mark_stepped(optimizer, parameters.values())
     return J
 
 
