@@ -9,7 +9,7 @@ namespace tmb {
 // transposed anew for each step, and so many multiply-adds, which one thread makes. Measured.
 inline bool is_small(const NetTensors& net) {
   const int64_t B = net.x.size(0), weights = net.w1.numel() + net.w2.numel();
-  return weights <= int64_t{1} << 15 && B * (2 * weights + net.w2.numel()) <= int64_t{1} << 23;
+  return weights <= int64_t{1} << 15 && B * (2 * weights + net.w2.numel()) <= int64_t{1} << 22;
 }
 
 // Contiguous; a null bias is none.

@@ -34,7 +34,7 @@ def parameters(dtype):
 
 
 def gradient(p, i):
-    """That of a bowl whose bottom wanders (so that rounding dies out); its size jumps over the norm of clipping and back."""
+    """That of a bowl whose bottom wanders (so that rounding dies out); its norm jumps to both sides of the limit."""
     return [(t + math.sin(i * (k + 1))) * (2.0 if i % 3 else 0.01) for k, t in enumerate(p)]
 
 

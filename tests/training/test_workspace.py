@@ -74,7 +74,7 @@ def test_a_smaller_batch_does_not_shrink_it_and_release_does():
 
 
 def test_it_grows_to_the_largest_tile_and_changes_its_dtype():
-    objective, (x, y) = objective_of("relu"), batch(B=100)
+    objective, (x, y) = objective_of("relu"), batch(B=200)
     held = []
     for tile_rows in (10, 100):
         objective.accumulate_grad(x, y, tile_rows=tile_rows)

@@ -121,7 +121,8 @@ class BoundStep(Bound):
         self.clip = math.inf if clip_norm is None else clip_norm
         self.named = {name: p for name, p in net._asdict().items() if isinstance(p, nn.Parameter)}
         self.hooks += hooks_on_step(optimizer)
-        self.known = self._read_optimizer()
+        self.same.append((optimizer.__dict__, "step", optimizer.__dict__.get("step")))
+        self._read_optimizer()
 
     def __call__(self, x: Tensor, y: Tensor, optimizer: Optimizer) -> Tensor | None:
         """J before the step; None where something is no longer as it was."""
@@ -198,9 +199,10 @@ def bind_step(
     """The call that was just made, bound; None where it takes more than one call of the extension."""
     if not _one_call(net, batch, tile, dtype, share, parameters):
         return None
+    if fused_rule(optimizer, parameters) is None:
+        return None
     mlp: MLP = objective.mlp  # type: ignore[assignment]
-    bound = BoundStep(objective.__dict__, mlp, net, goal, len(batch.x), optimizer, clip_norm)
-    return bound if bound.known else None
+    return BoundStep(objective.__dict__, mlp, net, goal, len(batch.x), optimizer, clip_norm)
 
 
 def _one_call(

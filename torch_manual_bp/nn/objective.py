@@ -171,7 +171,8 @@ class Objective(nn.Module):
         """
         op = "accumulate_grad"
         defaults = (
-            row_weight is None and tile_rows == "auto" and grad_scale == 1.0 and normalizer is None
+            row_weight is None and tile_rows == "auto" and isinstance(grad_scale, float) and grad_scale == 1
+            and normalizer is None
             and process_group is None
         )  # fmt: skip
         if defaults and (bound := self._bound.gradient) is not None and (J := bound(x, y)) is not None:

@@ -20,6 +20,7 @@ def fits_one_call(net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, shar
     return (
         len(batch.x) <= tile.rows and tile.classes >= net.w2.shape[0] and share.group is None
         and dtype is net.w1.dtype and batch.x.dtype is dtype and kernels.has_one_call(batch.x)
+        and all(parameter is None or parameter.is_contiguous() for parameter in net[:4])
     )  # fmt: skip
 
 

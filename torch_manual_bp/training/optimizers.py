@@ -78,8 +78,8 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or 16-bit
-    parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or
+    16-bit parameters.
     """
     if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
         return None
