@@ -175,7 +175,8 @@ class Objective(nn.Module):
             and normalizer is None
             and process_group is None
         )  # fmt: skip
-        if defaults and (bound := self._bound.gradient) is not None and (J := bound(x, y)) is not None:
+        bound = self._bound.gradient if defaults else None
+        if bound is not None and bound.objective is self.__dict__ and (J := bound(x, y)) is not None:
             return J
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
         scale = lean.checked_number(op, "grad_scale", grad_scale, positive=False)
@@ -223,10 +224,11 @@ class Objective(nn.Module):
         """
         op = "step"
         defaults = row_weight is None and tile_rows == "auto" and process_group is None
-        bound = self._bound.step
-        same = defaults and bound is not None and bound.clip_norm == clip_norm
-        if same and (J := bound(x, y, optimizer)) is not None:  # type: ignore[misc]
-            return J
+        bound = self._bound.step if defaults else None
+        if bound is not None and bound.objective is self.__dict__ and bound.clip_norm == clip_norm:
+            J = bound(x, y, optimizer)
+            if J is not None:
+                return J
         if clip_norm is not None:
             clip_norm = lean.checked_number(op, "clip_norm", clip_norm, positive=True)
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
