@@ -268,7 +268,7 @@ def test_a_change_between_two_calls(change, name):
         torch.testing.assert_close(ours.parameters(), torchs.parameters(), rtol=tolerance, atol=tolerance)
 
 
-# ------------------------------------------------------------------------------------------- what is refused from then on
+# ---------------------------------------------------------------------------------------------- what is refused later
 
 
 def hook(case):
