@@ -1,24 +1,15 @@
-"""Data parallelism on two gloo processes: gradients equal those of one process on the whole batch.
-
-Both processes run every check and report; a process that hangs is ended, and the test fails.
-"""
-
-import os
-import time
-import traceback
-from datetime import timedelta
+"""Data parallelism on two gloo processes: gradients equal those of one process on the whole batch."""
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
 import torch_manual_bp as tmb
 
-RANKS = 2
-SECONDS = 120
+from .processes import RANKS, on_two_processes
+
 LAMBDA = 0.1
 
 
@@ -97,6 +88,21 @@ def fsdp_of_the_objective():
     return gradients_of(objective)
 
 
+def ddp_of_a_tiled_objective():
+    wrapped = nn.parallel.DistributedDataParallel(tmb.Objective(model(), weight_decay=LAMBDA, tile_rows=2))
+    wrapped(*shard()).backward()
+    return gradients_of(wrapped)
+
+
+def fsdp_of_a_tiled_objective():
+    """Its parameters are gathered before forward and let go before backward, which has the gradients at hand."""
+    from torch.distributed.fsdp import fully_shard
+
+    objective = fully_shard(tmb.Objective(model(), weight_decay=LAMBDA, tile_rows=2), mesh=mesh())
+    objective(*shard()).backward()
+    return gradients_of(objective)
+
+
 def fsdp_of_the_mlp():
     from torch.distributed.fsdp import fully_shard
 
@@ -156,6 +162,8 @@ CHECKS = {
     for check, weight_decay in (
         (ddp_of_the_objective, LAMBDA),
         (ddp_of_the_objective_with_no_sync, LAMBDA),
+        (ddp_of_a_tiled_objective, LAMBDA),
+        (fsdp_of_a_tiled_objective, LAMBDA),
         (ddp_of_the_mlp, 0.0),
         (fsdp_of_the_objective, LAMBDA),
         (fsdp_of_the_mlp, 0.0),
@@ -168,38 +176,10 @@ CHECKS = {
 }
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
-    )
-    results = {}
-    for name, (check, _) in CHECKS.items():
-        try:
-            results[name] = check()
-        except Exception:  # reported by the test of this check; both ranks go on to the next
-            results[name] = traceback.format_exc()
-        torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each rank found, by check."""
-    if not dist.is_available() or not dist.is_gloo_available():
-        pytest.skip("no gloo")
-    folder = tmp_path_factory.mktemp("ranks")
-    context = mp.start_processes(worker, (str(folder),), RANKS, join=False, start_method="spawn")
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not context.join(timeout=1):  # raises if a process failed
-            assert time.monotonic() < deadline, "a process hangs"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return on_two_processes({name: check for name, (check, _) in CHECKS.items()}, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CHECKS)

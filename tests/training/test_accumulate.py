@@ -1,4 +1,4 @@
-"""What lands in ``.grad``, and the usual loop by tiles: whatever autograd's users do with J, a second derivative aside."""
+"""What lands in ``.grad``, and the usual loop by tiles: all that autograd's users do with J but a second derivative."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ def gradients_of(J, objective, **options):
     return torch.autograd.grad(J, list(objective.parameters()), **options)
 
 
-# -------------------------------------------------------------------------------------------------------- accumulate_grad
+# ------------------------------------------------------------------------------------------------------ accumulate_grad
 
 
 def test_a_second_call_adds_and_keeps_the_tensors_of_the_first(objective):
@@ -278,7 +278,7 @@ def test_a_value_costs_the_two_products_of_the_forward_pass(objective):
         assert_close([objective(x, y)], [expected], TOLERANCE)
 
 
-# ------------------------------------------------------------------------------------------------------ second derivatives
+# --------------------------------------------------------------------------------------------------- second derivatives
 
 
 def test_a_penalty_on_the_gradient_is_refused_and_not_dropped(objective):
@@ -335,7 +335,7 @@ def test_is_grads_batched(objective):
     assert_close(got, [torch.stack([g, -2 * g]) for g in expected], TOLERANCE)
 
 
-# --------------------------------------------------------------------------------------- copies, hooks, transforms, compilers
+# --------------------------------------------------------------------------------- copies, hooks, transforms, compilers
 
 
 def test_only_gradients_are_saved_and_in_numbers_that_do_not_grow_with_the_batch(objective):

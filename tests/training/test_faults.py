@@ -127,14 +127,12 @@ def test_the_first_step_after_a_fault_is_a_first_step(name):
     assert_same_state(state_of(objective, optimizers[0]), state_of(twin, optimizers[1]))
 
 
-def test_a_fault_between_classes(three_classes):
-    for loss in ("cross_entropy", "mse"):
-        objective, (x, y) = objective_of("tanh", loss, q=8), batch(loss, q=8)
-        times = faults(
-            lambda: objective.accumulate_grad(x, y, tile_rows=4), lambda: state_of(objective), Fault
-        )  # fmt: skip
-        assert times > 2 * 3 * 3  # two tiles of rows, three of classes, at least three ops for each
-        assert_close([p.grad for p in objective.parameters()], untiled(objective, x, y)[2:], TOLERANCE)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_a_fault_between_classes(loss, three_classes):
+    objective, (x, y) = objective_of("tanh", loss, q=8), batch(loss, q=8)
+    times = faults(lambda: objective.accumulate_grad(x, y, tile_rows=4), lambda: state_of(objective), Fault)
+    assert times > 2 * 3 * 3  # two tiles of rows, three of classes, at least three ops for each
+    assert_close([p.grad for p in objective.parameters()], untiled(objective, x, y)[2:], TOLERANCE)
 
 
 def test_a_bad_label_in_the_last_tile_is_found_before_the_first():
@@ -152,7 +150,7 @@ def test_a_bad_label_in_the_last_tile_is_found_before_the_first():
         assert_same_state(state_of(objective, optimizer), before)
 
 
-# --------------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------------------- threads
 
 
 @pytest.mark.parametrize("tile_rows", [3, "auto"], ids="tile_rows={}".format)

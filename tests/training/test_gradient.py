@@ -118,7 +118,7 @@ def test_every_row_ignored_is_a_nan_with_the_gradient_of_the_penalty(way, tile_r
         assert torch.equal(layer.bias.grad, torch.zeros_like(layer.bias))
 
 
-# ------------------------------------------------------------------------------------------------------ parts of a batch
+# ----------------------------------------------------------------------------------------------------- parts of a batch
 
 
 def test_grad_scale_multiplies_the_gradient_and_not_J():

@@ -1,7 +1,5 @@
 """float32, bfloat16, float16 and autocast: the error against float64 is at most twice that of eager PyTorch."""
 
-import warnings
-
 import pytest
 import torch
 from autograd.precision import assert_at_most_twice, mean_square_errors, under_autocast

@@ -25,8 +25,8 @@ def test_relu_by_hand():
     """h takes z's place, Ĝ takes o's, dz takes dh's: three buffers, B (2h + q) numbers."""
     table = steps(ACTIVATIONS["relu"], frozenset(GRADIENTS))
     assert [(step.op, step.writes) for step in written(table)] == [
-        ("mm", "z"), ("bias_act", "h"), ("mm", "o"), ("loss", "g"), ("add_mm", "dw2"), ("add_rows", "db2"), ("mm", "dh"),
-        ("dact", "dz"), ("add_mm", "dw1"), ("scaled_mm", "dx"),
+        ("mm", "z"), ("bias_act", "h"), ("mm", "o"), ("loss", "g"),
+        ("add_mm", "dw2"), ("add_rows", "db2"), ("mm", "dh"), ("dact", "dz"), ("add_mm", "dw1"), ("scaled_mm", "dx"),
     ]  # fmt: skip
     assert table.kept == "h" and table.buffers == {"z": ("c", "h"), "o": ("c", "k"), "dh": ("c", "h")}
 

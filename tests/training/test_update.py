@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .cases import LAMBDA, assert_same_state, batch, objective_of, state_of, untiled
+from .cases import assert_same_state, batch, objective_of, state_of, untiled
 
 TOLERANCE = 1e-10
 
@@ -189,7 +189,7 @@ def test_rows_that_are_not_finite_reach_the_parameters_as_in_torch():
             assert torch.equal(p.isnan(), q.isnan()) and p.isnan().any()
 
 
-# ---------------------------------------------------------------------------------------------------------- what is trained
+# ------------------------------------------------------------------------------------------------------ what is trained
 
 
 def of_two_groups(objective):
@@ -273,7 +273,7 @@ def test_under_autocast(name):
             ).norm()  # Adam divides a gradient's bfloat16 rounding by its size
 
 
-# ------------------------------------------------------------------------------------------- what is left as it was, and versions
+# --------------------------------------------------------------------------------- what is left as it was, and versions
 
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "AdamW", "RMSprop", "Adam maximize"])
@@ -326,7 +326,7 @@ def test_J_is_that_before_the_step():
     assert J.item() == held and not J.requires_grad
 
 
-# ---------------------------------------------------------------------------------------------------------- the optimizer's own
+# -------------------------------------------------------------------------------------------------- the optimizer's own
 
 
 @of_every_optimizer
@@ -376,23 +376,23 @@ def test_schedulers_are_followed_and_say_nothing(name, scheduler):
     assert_same_training(ours, torchs)
 
 
-def test_hooks_of_the_optimizer_are_called():
-    """On the optimizer, and on all optimizers: it takes its own step, and sees the gradient."""
-    for name in ("SGD", "AdamW"):
-        ours, torchs = twins(OPTIMIZERS[name])
-        calls = []
-        ours[1].register_step_pre_hook(lambda o, a, k: calls.append(o.param_groups[0]["params"][0].grad.clone()))
-        ours[1].register_step_post_hook(lambda o, a, k: calls.append("post"))
-        everywhere = register_optimizer_step_post_hook(lambda o, a, k: calls.append("all"))
-        x, y = batch()
-        try:
-            ours[0].step(x, y, ours[1])
-        finally:
-            everywhere.remove()
-        assert calls[1:] == ["post", "all"]
-        assert_close(calls[:1], untiled(torchs[0], x, y)[2:3], TOLERANCE)
-        usual_step(torchs[0], x, y, torchs[1])
-        assert_same_training(ours, torchs)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_hooks_of_the_optimizer_are_called(name):
+    """On the optimizer, and on all optimizers: it takes its own step, and they see the gradient."""
+    ours, torchs = twins(OPTIMIZERS[name])
+    calls = []
+    ours[1].register_step_pre_hook(lambda o, a, k: calls.append(o.param_groups[0]["params"][0].grad.clone()))
+    ours[1].register_step_post_hook(lambda o, a, k: calls.append("post"))
+    everywhere = register_optimizer_step_post_hook(lambda o, a, k: calls.append("all"))
+    x, y = batch()
+    try:
+        ours[0].step(x, y, ours[1])
+    finally:
+        everywhere.remove()
+    assert calls[1:] == ["post", "all"]
+    assert_close(calls[:1], untiled(torchs[0], x, y)[2:3], TOLERANCE)
+    usual_step(torchs[0], x, y, torchs[1])
+    assert_same_training(ours, torchs)
 
 
 class Halved(SGD):
@@ -450,10 +450,35 @@ def test_default_dtype_of_float64():
         torch.set_default_dtype(torch.float32)
 
 
-def test_large_weights_by_plain_sgd_have_no_gradient_of_their_own():
-    """The update stands inside the products: no buffer of the workspace has W1's shape."""
-    objective, (x, y) = objective_of("relu", d=50, h=40), batch(d=50)
-    objective.step(x, y, SGD(objective.parameters(), 0.1))
-    held = objective.workspace_bytes
-    assert held <= 8 * (7 * 40 * 2 + 7 * 4 + 40 + 4) < 8 * 50 * 40
-    assert LAMBDA > 0  # the penalty is folded in
+class Remembers(SGD):
+    """Keeps the gradient itself, without a copy, as `state` of its own."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["last"] = p.grad
+
+
+def test_an_optimizer_may_keep_the_gradients():
+    """They are no part of the workspace, which the next call overwrites."""
+    ours, torchs = twins(lambda p: Remembers(p, 0.1))
+    for x, y in batches(2):
+        ours[0].step(x, y, ours[1], tile_rows=3)
+        usual_step(torchs[0], x, y, torchs[1])
+        held = [(state["last"], state["last"].clone()) for state in ours[1].state.values()]
+        assert_same_training(ours, torchs)
+        ours[0].accumulate_grad(2 * x, y, tile_rows=3)
+        assert all(torch.equal(now, before) for now, before in held)
+        ours[0].zero_grad()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_in_any_grad_mode(mode):
+    for name in ("SGD", "AdamW", "RMSprop"):
+        ours, torchs = twins(OPTIMIZERS[name])
+        for x, y in batches(3):
+            with mode():
+                J = ours[0].step(x, y, ours[1])
+            assert_close([J], [usual_step(torchs[0], x, y, torchs[1])[0]], TOLERANCE)
+        assert_same_training(ours, torchs)

@@ -7,6 +7,7 @@ the extension refuses what it is given, the whole way is gone again, with its ch
 
 import math
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Bound:
         self.pointers = [parameter.data_ptr() for parameter in self.parameters]
         self.tensors: Any = tuple(None if p is None else p.detach() for p in net[:4])
         self.phi = net.phi.name
-        layers = (mlp.fc1, mlp.fc2)
+        self.layers = layers = (mlp.fc1, mlp.fc2)
         self.same: list[tuple[dict[Any, Any], Any, Any]] = [
             (objective["_modules"], "mlp", mlp),
             (objective["_buffers"], "class_weight", objective["_buffers"]["class_weight"]),
@@ -62,14 +63,23 @@ class Bound:
         """Whether all that was looked at is as it was, for a call with these rows."""
         if type(x) is not Tensor or type(y) is not Tensor or x.requires_grad or y.requires_grad:
             return False
-        if x.size(0) > self.rows or _distributed() or not state.nothing_around() or _has_any_global_hook():
+        if (
+            x.dim() != 2
+            or x.size(0) > self.rows
+            or _distributed()
+            or not state.nothing_around()
+            or _has_any_global_hook()
+        ):
             return False
         for place, name, thing in self.same:
             if place.get(name) is not thing:
                 return False
+        for layer in self.layers:
+            if type(layer) is not nn.Linear:  # a class can be changed in place
+                return False
         for parameter, pointer in zip(self.parameters, self.pointers):  # noqa: B905  (strict costs a third)
             if (
-                parameter.data_ptr() != pointer or not parameter.requires_grad
+                parameter.data_ptr() != pointer or not parameter.is_contiguous() or not parameter.requires_grad
                 or parameter._backward_hooks or parameter._post_accumulate_grad_hooks
             ):  # fmt: skip
                 return False
@@ -137,7 +147,7 @@ class BoundStep(Bound):
         if self.optimizer.state is not self.state or len(groups) != len(self.groups):
             return False
         for group, members in zip(groups, self.groups):  # noqa: B905
-            if group["params"] is not members[0] or len(members[0]) != members[1]:
+            if len(group["params"]) != len(members) or not all(map(is_, group["params"], members)):
                 return False
         if [list(group.values()) for group in groups] != self.numbers and not self._read_optimizer():
             return False
@@ -155,7 +165,7 @@ class BoundStep(Bound):
             w1, b1, w2, b2, self.goal.class_weight, self.phi, self.loss, self.weight_decay,
             *rule.states, rule.hyper(self.weight_decay), self.clip, rule.flag,
         )  # fmt: skip
-        self.groups = [(group["params"], len(group["params"])) for group in optimizer.param_groups]
+        self.groups = [tuple(group["params"]) for group in optimizer.param_groups]
         self.numbers = [list(group.values()) for group in optimizer.param_groups]
         self.state = optimizer.state
         self.slots: list[tuple[Any, Any, Any]] = []
@@ -184,7 +194,7 @@ def bind_gradient(
     parameters: dict[str, nn.Parameter],
 ) -> BoundGradient | None:  # fmt: skip
     """The call that was just made, bound; None where it takes more than one call of the extension."""
-    if not _one_call(net, batch, tile, dtype, share, parameters):
+    if not _one_call(objective, net, goal, batch, tile, dtype, share, parameters):
         return None
     return BoundGradient(objective.__dict__, objective.mlp, net, goal, len(batch.x))  # type: ignore[arg-type]
 
@@ -194,7 +204,7 @@ def bind_step(
     parameters: dict[str, nn.Parameter], optimizer: Optimizer, clip_norm: float | None,
 ) -> BoundStep | None:  # fmt: skip
     """The call that was just made, bound; None where it takes more than one call of the extension."""
-    if not _one_call(net, batch, tile, dtype, share, parameters):
+    if not _one_call(objective, net, goal, batch, tile, dtype, share, parameters):
         return None
     if fused_rule(optimizer, parameters) is None:
         return None
@@ -203,7 +213,12 @@ def bind_step(
 
 
 def _one_call(
-    net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share, parameters: dict[str, nn.Parameter]
-) -> bool:
+    objective: nn.Module, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share,
+    parameters: dict[str, nn.Parameter],
+) -> bool:  # fmt: skip
+    """Whether one call does it, on the tensors themselves: no copy of class weights, no parameter in two places."""
     every = sum(parameter is not None for parameter in net[:4])
-    return len(parameters) == every and fits_one_call(net, batch, tile, dtype, share)
+    distinct = len(set(map(id, parameters.values()))) == every
+    return (
+        distinct and goal.class_weight is objective.class_weight and fits_one_call(net, batch, tile, dtype, share)
+    )  # fmt: skip

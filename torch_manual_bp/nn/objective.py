@@ -175,7 +175,8 @@ class Objective(nn.Module):
             and normalizer is None
             and process_group is None
         )  # fmt: skip
-        if defaults and (bound := self._bound.gradient) is not None and (J := bound(x, y)) is not None:
+        bound = self._bound.gradient if defaults else None
+        if bound is not None and bound.objective is self.__dict__ and (J := bound(x, y)) is not None:
             return J
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
         scale = lean.checked_number(op, "grad_scale", grad_scale, positive=False)
@@ -185,12 +186,14 @@ class Objective(nn.Module):
                 raise ValueError(f"{op}: normalizer belongs to a mean, this objective is a sum")
         share = Share(scale, normalizer, lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
+        if defaults:
+            bound = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
+            if bound is not None and (J := bound(x, y)) is not None:
+                self._bound.gradient = bound
+                return J
         with self._workspace.lend() as workspace:
             leaf = x if x.requires_grad else None
-            J = accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
-        if defaults and leaf is None:
-            self._bound.gradient = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
-        return J
+            return accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
 
     def step(
         self, x: Tensor, y: Tensor, optimizer: Optimizer, row_weight: Tensor | None = None, *,
@@ -223,10 +226,11 @@ class Objective(nn.Module):
         """
         op = "step"
         defaults = row_weight is None and tile_rows == "auto" and process_group is None
-        bound = self._bound.step
-        same = defaults and bound is not None and bound.clip_norm == clip_norm
-        if same and (J := bound(x, y, optimizer)) is not None:  # type: ignore[misc]
-            return J
+        bound = self._bound.step if defaults else None
+        if bound is not None and bound.objective is self.__dict__ and bound.clip_norm == clip_norm:
+            J = bound(x, y, optimizer)
+            if J is not None:
+                return J
         if clip_norm is not None:
             clip_norm = lean.checked_number(op, "clip_norm", clip_norm, positive=True)
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
@@ -236,11 +240,13 @@ class Objective(nn.Module):
         lean.check_writable(parameters, op)
         share = Share(group=lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
-        with self._workspace.lend() as workspace:
-            J = step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
         if defaults:
-            self._bound.step = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
-        return J
+            bound = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
+            if bound is not None and (J := bound(x, y, optimizer)) is not None:
+                self._bound.step = bound
+                return J
+        with self._workspace.lend() as workspace:
+            return step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
 
     def _lean(
         self, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str

@@ -41,7 +41,8 @@ def step(
     if rule is not None and fits_one_call(net, batch, tile, dtype, share) and rule.trains_all(net):
         J = step_in_one_call(net, goal, batch, rule, clip)
     else:
-        sums = _sums(net, parameters, workspace)
+        room = Workspace() if rule is None else workspace  # an optimizer may keep the gradients that it is given
+        sums = _sums(net, parameters, room)
         J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
         if rule is None:
             add_penalty(sums, net, penalty)
@@ -53,7 +54,7 @@ def step(
 
 
 def _sums(net: Net, parameters: dict[str, nn.Parameter], workspace: Workspace) -> dict[str, Tensor]:
-    """Room for the gradients, in the workspace."""
+    """Room for the gradients."""
     shapes = {f"d{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     return workspace.take(shapes, sum_dtype(net.w1.dtype), net.w1.device)
 
