@@ -16,7 +16,7 @@ from ..training.gradient import Share
 from ..training.problem import Batch, Goal, Net
 from ..training.tiling import Tiling, tiling
 from ..training.update import step
-from ..training.workspace import WorkspaceSlot
+from ..training.workspace import Workspace, WorkspaceSlot
 from . import lean
 from .bound import BoundCalls, bind_gradient, bind_step
 from .mlp import MLP, is_untouched
@@ -123,11 +123,11 @@ class Objective(nn.Module):
             return None
         batch, goal, dtype = arguments
         tile = _tiling("Objective", net, batch, dtype, tile_rows)
-        with self._workspace.lend() as workspace:
-            return TiledObjective.apply(
-                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
-                torch.is_grad_enabled(),
-            )  # fmt: skip
+        workspace = Workspace()  # not kept: beside what waits for the backward pass it would be the peak
+        return TiledObjective.apply(
+            batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
+            torch.is_grad_enabled(),
+        )  # fmt: skip
 
     def _arguments(
         self, net: Net, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str
