@@ -45,6 +45,15 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
         "                bool nesterov) -> ()");
   m.def("adam_          (Tensor(a!)[] p, Tensor[] g, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!)[] step,"
         "                Tensor hyper, float clip_norm, bool decoupled) -> ()");
+  // the step of w1, b1, … by a number, until it is unbound; step_bound_ writes what bind_ was given
+  m.def("bind_sgd       (Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? class_weight, int activation, int loss,"
+        "                float label_smoothing, int ignore_index, bool mean, float weight_decay,"
+        "                Tensor[] momentum_buffer, Tensor hyper, float clip_norm, bool nesterov) -> int");
+  m.def("bind_adam      (Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? class_weight, int activation, int loss,"
+        "                float label_smoothing, int ignore_index, bool mean, float weight_decay, Tensor[] exp_avg,"
+        "                Tensor[] exp_avg_sq, Tensor[] step, Tensor hyper, float clip_norm, bool decoupled) -> int");
+  m.def("step_bound_    (Tensor x, Tensor y, int step) -> Tensor");
+  m.def("unbind         (int step) -> ()");
 }
 // clang-format on
 

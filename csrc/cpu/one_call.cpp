@@ -5,6 +5,7 @@
 #include "labels.h"
 #include "large_net.h"
 #include "losses.h"
+#include "ops.h"
 #include "small_net.h"
 #include "update.h"
 
@@ -291,6 +292,8 @@ Tensor sgd_in_products(const NetTensors& t, const LossArguments& a, Activation a
   return J;
 }
 
+}  // namespace
+
 Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
                   const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,
                   int64_t activation, int64_t loss, double label_smoothing, int64_t ignore_index, bool mean,
@@ -349,7 +352,6 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
   });
 }
 
-}  // namespace
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {

@@ -466,3 +466,42 @@ def test_every_activation_has_its_kernel():
     one = torch.eye(3, dtype=torch.float64)
     for name, phi in ACTIVATIONS.items():
         torch.testing.assert_close(kernels.mlp_forward(z, one, None, one, None, name), phi.phi(z))
+
+
+# ---------------------------------------------------------------------------------------------------------- bound steps
+
+
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+def test_a_bound_step_is_the_step(kind):
+    """To the bit, and it writes the tensors that it was bound to."""
+    x, *start = net(32, 20, 64, 10, dtype=torch.float32)
+    y = targets("cross_entropy", 32, 10)
+    results = []
+    for bound in (False, True):
+        p = [tensor.clone() for tensor in start]
+        zeros = [torch.zeros_like(tensor) for tensor in p]
+        if kind == "adam":
+            state = (zeros, [torch.zeros_like(tensor) for tensor in p], [torch.zeros(()) for _ in p])
+            hyper, call, bind = [LAMBDA, 0.1, 0.01, 0.9, 0.99, 1e-8], kernels.objective_adam_, kernels.bind_adam
+        else:
+            state = ([] if kind == "sgd" else zeros,)
+            hyper, call, bind = [LAMBDA, 0.1, 0.01, 0.9], kernels.objective_sgd_, kernels.bind_sgd
+        rest = (*state, torch.tensor([hyper] * 4, dtype=torch.float64), 1.0, False)
+        of_net = (*p, None, "tanh", Loss("cross_entropy"), LAMBDA)
+        step = bind(*of_net, *rest) if bound else lambda x, y, *all_: call(x, y, None, *all_)  # noqa: B023
+        J = [step(x, y) if bound else step(x, y, *of_net, *rest) for _ in range(3)]
+        results.append([*J, *p, *(tensor for some in state for tensor in some)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch.equal(results[0][3], start[0])
+
+
+def test_a_bound_step_checks_and_ends():
+    x, *p = net(4, 3, 5, 2, dtype=torch.float32)
+    hyper = torch.zeros(4, 4, dtype=torch.float64)
+    step = kernels.bind_sgd(*p, None, "relu", Loss("cross_entropy"), 0.0, [], hyper, math.inf, False)
+    with pytest.raises(RuntimeError, match=r"objective_sgd_: w1 must have shape \(5, 7\), got \(5, 3\)"):
+        step(torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64))
+    number = step._number
+    del step
+    with pytest.raises(RuntimeError, match=f"no step was bound by the number {number}"):
+        kernels.BoundStep(number)(x, torch.zeros(4, dtype=torch.int64))

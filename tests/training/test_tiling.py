@@ -2,7 +2,7 @@
 
 import pytest
 
-from torch_manual_bp.training.tiling import CACHED_BYTES, CLASSES, LOGITS_BYTES, ROWS, Tiling, tiling
+from torch_manual_bp.training.tiling import CLASSES, LOGITS_BYTES, ROWS, TILE_BYTES, Tiling, tiling
 
 SIZES = [(784, 256, 10), (20, 64, 10), (784, 2048, 10), (256, 1024, 8192), (512, 2048, 128_000), (1, 1, 1), (0, 0, 0)]
 
@@ -23,15 +23,20 @@ def test_laws(sizes, itemsize):
             assert logits <= LOGITS_BYTES or tile.classes == min(q, CLASSES)
 
 
-def test_a_tile_fits_in_the_cache_unless_it_would_be_too_few_rows():
-    _, h, q = sizes = (784, 256, 10)
+def test_a_tile_has_so_many_bytes_unless_it_would_be_too_few_rows():
+    assert tiling(10**6, (784, 256, 10), 4, None).rows == ROWS[1]
+    _, h, q = sizes = (256, 1024, 8192)
     rows = tiling(10**6, sizes, 4, None).rows
-    assert rows == ROWS[1] and rows * (2 * h + q) * 4 <= CACHED_BYTES
-    _, h, q = sizes = (784, 2048, 10)
-    rows = tiling(10**6, sizes, 4, None).rows
-    assert rows * (2 * h + q) * 4 <= CACHED_BYTES < (rows + ROWS[0]) * (2 * h + q) * 4
+    assert rows * (2 * h + q) * 4 <= TILE_BYTES < (rows + ROWS[0]) * (2 * h + q) * 4
+    assert tiling(10**6, (256, 1024, 30_000), 4, None).rows == ROWS[0]
+
+
+def test_a_batch_of_up_to_two_tiles_is_not_cut():
+    assert tiling(1024, (256, 1024, 8192), 4, None) == Tiling(1024, 8192)
+    assert tiling(1300, (256, 1024, 8192), 4, None) == Tiling(512, 8192)
+    assert tiling(2049, (784, 256, 10), 4, None) == Tiling(2048, 10)  # nor has a tile more rows than that
 
 
 def test_many_classes_are_tiled_and_few_are_not():
-    assert tiling(65536, (256, 1024, 8192), 4, None) == Tiling(256, 8192)
+    assert tiling(65536, (256, 1024, 8192), 4, None) == Tiling(512, 8192)
     assert tiling(65536, (512, 2048, 128_000), 4, None) == Tiling(256, LOGITS_BYTES // (256 * 4))

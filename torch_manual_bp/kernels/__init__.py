@@ -15,10 +15,20 @@ from ..equations import Loss
 from ._dispatch import backend, kernels_for
 from .classes import class_loss, class_statistics_, cross_entropy_classes_, new_statistics
 from .codes import CODES, KIND_CODES, MASKED_CODES
-from .one_call import has_one_call, mlp_forward, objective_adam_, objective_gradient_, objective_sgd_
+from .one_call import (
+    BoundStep,
+    bind_adam,
+    bind_sgd,
+    has_one_call,
+    mlp_forward,
+    objective_adam_,
+    objective_gradient_,
+    objective_sgd_,
+)
 from .update import adam_, sgd_
 
 __all__ = [
+    "BoundStep",
     "act",
     "adam_",
     "backend",
@@ -26,6 +36,8 @@ __all__ = [
     "bias_act_",
     "bias_act_keep_",
     "bias_act_mask_",
+    "bind_adam",
+    "bind_sgd",
     "class_loss",
     "class_statistics_",
     "cross_entropy_",

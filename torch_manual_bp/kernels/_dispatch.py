@@ -31,6 +31,10 @@ _OPS = (
     "objective_gradient_",
     "objective_sgd_",
     "objective_adam_",
+    "bind_sgd",
+    "bind_adam",
+    "step_bound_",
+    "unbind",
     "sgd_",
     "adam_",
 )
@@ -63,10 +67,14 @@ def _load() -> tuple[SimpleNamespace | None, str]:
 def _for_device(dispatch_key: str) -> SimpleNamespace | None:
     """The compiled ops of a device, with the fallback's where one has no kernel there; None if it has none at all."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    every = {} if _compiled is None else vars(_compiled)
-    compiled = {name: op for name, op in every.items() if has_kernel(f"{_NAMESPACE}::{name}", dispatch_key)}
-    if not compiled:
+    if _compiled is None or not has_kernel(f"{_NAMESPACE}::{_OPS[0]}", dispatch_key):
         return None
+    keys = (dispatch_key, "CompositeExplicitAutograd")  # the latter for ops without tensors
+    compiled = {
+        name: op
+        for name, op in vars(_compiled).items()
+        if any(has_kernel(f"{_NAMESPACE}::{name}", key) for key in keys)
+    }
     return SimpleNamespace(**{name: compiled.get(name) or getattr(fallback, name, None) for name in _OPS})
 
 

@@ -8,6 +8,7 @@ These ops are compiled, for tensors on the CPU in float32 and float64; `has_one_
 Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that of the parameters as they were.
 """
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -101,3 +102,50 @@ def objective_adam_(
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,
     )  # fmt: skip
+
+
+class BoundStep:
+    """`objective_sgd_` or `objective_adam_` without row weights, all of its arguments but x and y given once.
+
+    To pass twenty arguments takes as long as the arithmetic of a small net. The tensors are held; they must stay what
+    the op takes.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number, self._op = number, cpu_kernels().step_bound_
+        weakref.finalize(self, _unbind, number).atexit = False
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """J of the parameters as they were."""
+        return self._op(x, y, self._number)
+
+
+def _unbind(number: int) -> None:
+    """Whenever the garbage collector comes by, so no mode that watches the ops of somebody else's code sees it."""
+    with torch._C._DisableTorchDispatch():
+        cpu_kernels().unbind(number)
+
+
+def bind_sgd(
+    w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, class_weight: Maybe, activation: str, loss: Loss,
+    weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float, nesterov: bool,
+) -> BoundStep:  # fmt: skip
+    """`objective_sgd_` of these."""
+    number = cpu_kernels().bind_sgd(
+        w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
+        loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
+    )  # fmt: skip
+    return BoundStep(number)
+
+
+def bind_adam(
+    w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, class_weight: Maybe, activation: str, loss: Loss,
+    weight_decay: float, exp_avg: Tensors, exp_avg_sq: Tensors, step: Tensors, hyper: Tensor, clip_norm: float,
+    decoupled: bool,
+) -> BoundStep:  # fmt: skip
+    """`objective_adam_` of these."""
+    number = cpu_kernels().bind_adam(
+        w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
+        loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled,
+    )  # fmt: skip
+    return BoundStep(number)

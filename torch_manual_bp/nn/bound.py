@@ -47,7 +47,7 @@ class Bound:
         self.tensors: Any = tuple(None if p is None else p.detach() for p in net[:4])
         self.phi = net.phi.name
         self.layers = layers = (mlp.fc1, mlp.fc2)
-        self.same: list[tuple[dict[str, Any], str, Any]] = [
+        self.same: list[tuple[dict[Any, Any], Any, Any]] = [
             (objective["_modules"], "mlp", mlp),
             (objective["_buffers"], "class_weight", objective["_buffers"]["class_weight"]),
             (objective, "loss", goal.loss),
@@ -74,9 +74,6 @@ class Bound:
         for place, name, thing in self.same:
             if place.get(name) is not thing:
                 return False
-        for hooks in self.hooks:
-            if hooks:
-                return False
         for layer in self.layers:
             if type(layer) is not nn.Linear:  # a class can be changed in place
                 return False
@@ -86,7 +83,7 @@ class Bound:
                 or parameter._backward_hooks or parameter._post_accumulate_grad_hooks
             ):  # fmt: skip
                 return False
-        return bool(self.objective["weight_decay"] == self.weight_decay)
+        return self.objective["weight_decay"] == self.weight_decay and not any(self.hooks)
 
 
 class BoundGradient(Bound):
@@ -138,13 +135,8 @@ class BoundStep(Bound):
         """J before the step; None where something is no longer as it was."""
         if optimizer is not self.optimizer or not self.holds(x, y) or not self._optimizer_holds():
             return None
-        w1, b1, w2, b2 = self.tensors
-        step: Any = kernels.objective_adam_ if self.rule.kind == "adam" else kernels.objective_sgd_
         try:
-            J: Tensor = step(
-                x, y, None, w1, b1, w2, b2, self.goal.class_weight, self.phi, self.loss, self.weight_decay,
-                *self.rule.states, self.hyper, self.clip, self.rule.flag,
-            )  # fmt: skip
+            J = self.step(x, y)
         except RuntimeError:  # what does not fit is told by the whole way
             return None
         mark_stepped(optimizer, self.parameters)
@@ -167,7 +159,12 @@ class BoundStep(Bound):
         rule = fused_rule(optimizer, self.named)
         if rule is None:
             return False
-        self.rule, self.hyper = rule, rule.hyper(self.weight_decay)
+        w1, b1, w2, b2 = self.tensors
+        bind: Any = kernels.bind_adam if rule.kind == "adam" else kernels.bind_sgd
+        self.step: kernels.BoundStep = bind(
+            w1, b1, w2, b2, self.goal.class_weight, self.phi, self.loss, self.weight_decay,
+            *rule.states, rule.hyper(self.weight_decay), self.clip, rule.flag,
+        )  # fmt: skip
         self.groups = [tuple(group["params"]) for group in optimizer.param_groups]
         self.numbers = [list(group.values()) for group in optimizer.param_groups]
         self.state = optimizer.state

@@ -16,7 +16,7 @@ from ..training.gradient import Share
 from ..training.problem import Batch, Goal, Net
 from ..training.tiling import Tiling, tiling
 from ..training.update import step
-from ..training.workspace import WorkspaceSlot
+from ..training.workspace import Workspace, WorkspaceSlot
 from . import lean
 from .bound import BoundCalls, bind_gradient, bind_step
 from .mlp import MLP, is_untouched
@@ -123,11 +123,11 @@ class Objective(nn.Module):
             return None
         batch, goal, dtype = arguments
         tile = _tiling("Objective", net, batch, dtype, tile_rows)
-        with self._workspace.lend() as workspace:
-            return TiledObjective.apply(
-                batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
-                torch.is_grad_enabled(),
-            )  # fmt: skip
+        workspace = Workspace()  # not kept: beside what waits for the backward pass it would be the peak
+        return TiledObjective.apply(
+            batch.x, batch.y, *net[:4], batch.row_weight, net.phi, goal, tile, dtype, workspace,
+            torch.is_grad_enabled(),
+        )  # fmt: skip
 
     def _arguments(
         self, net: Net, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str
@@ -186,12 +186,14 @@ class Objective(nn.Module):
                 raise ValueError(f"{op}: normalizer belongs to a mean, this objective is a sum")
         share = Share(scale, normalizer, lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
+        if defaults:
+            bound = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
+            if bound is not None and (J := bound(x, y)) is not None:
+                self._bound.gradient = bound
+                return J
         with self._workspace.lend() as workspace:
             leaf = x if x.requires_grad else None
-            J = accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
-        if defaults and leaf is None:
-            self._bound.gradient = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
-        return J
+            return accumulate(net, goal, batch, parameters, leaf, tile, dtype, workspace, share)
 
     def step(
         self, x: Tensor, y: Tensor, optimizer: Optimizer, row_weight: Tensor | None = None, *,
@@ -238,11 +240,13 @@ class Objective(nn.Module):
         lean.check_writable(parameters, op)
         share = Share(group=lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
-        with self._workspace.lend() as workspace:
-            J = step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
         if defaults:
-            self._bound.step = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
-        return J
+            bound = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
+            if bound is not None and (J := bound(x, y, optimizer)) is not None:
+                self._bound.step = bound
+                return J
+        with self._workspace.lend() as workspace:
+            return step(net, goal, batch, optimizer, parameters, tile, dtype, workspace, share, clip_norm)
 
     def _lean(
         self, x: Tensor, y: Tensor, row_weight: Tensor | None, op: str

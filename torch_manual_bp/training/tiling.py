@@ -14,8 +14,8 @@ class Tiling(NamedTuple):
     classes: int
 
 
-CACHED_BYTES = 8 * 2**20  # of a tile's buffers
-ROWS = (256, 2048)  # the least, and the most that a tile takes by itself
+TILE_BYTES = 24 * 2**20  # of a tile's buffers; a batch that is no more than twice a tile is not cut
+ROWS = (256, 2048)  # the least and the most that a tile takes by itself
 LOGITS_BYTES = 64 * 2**20  # of a tile, above which classes are tiled too
 CLASSES = 4096  # of such a tile, at least
 
@@ -31,9 +31,11 @@ def tiling(rows: int, sizes: tuple[int, int, int], itemsize: int, tile_rows: int
     """
     _, h, q = sizes
     if tile_rows is None:
-        cached = CACHED_BYTES // max(1, itemsize * (2 * h + q))
-        tile_rows = min(max(ROWS[0], cached // ROWS[0] * ROWS[0]), ROWS[1])
-    tile_rows = min(tile_rows, max(1, rows))
+        row_bytes = max(1, itemsize * (2 * h + q))
+        tile_rows = min(max(ROWS[0], TILE_BYTES // row_bytes // ROWS[0] * ROWS[0]), ROWS[1])
+        if rows * row_bytes <= 2 * TILE_BYTES and rows <= ROWS[1]:
+            tile_rows = rows
+    tile_rows = max(1, min(tile_rows, rows))
     logits = tile_rows * q * itemsize
     classes = q if logits <= LOGITS_BYTES else max(CLASSES, LOGITS_BYTES // (tile_rows * itemsize))
     return Tiling(tile_rows, max(1, min(classes, q)))
