@@ -202,7 +202,7 @@ def another_optimizer(case):
 
 
 def an_optimizers_state_loaded(case):
-    """Of another time: the buffers of before are no one's any more. Twice, since the first load reorders the options."""
+    """Of another time: the buffers of before are no one's any more. Twice: the first load reorders the options."""
     for _ in range(2):
         saved = copy.deepcopy(case.optimizer.state_dict())
         for state in saved["state"].values():
