@@ -32,15 +32,16 @@ class Bound:
     """What the checks of a call have looked at, of the objective and its net.
 
     Args:
-        objective: its attributes.
-        mlp: its net.
-        net: the net's parameters.
+        objective: the objective.
+        tile_rows: as it was given.
+        net: the parameters of its MLP.
         goal: its loss and λ.
         rows: the most that one call takes.
     """
 
-    def __init__(self, objective: dict[str, Any], mlp: MLP, net: Net, goal: Goal, rows: int) -> None:
-        self.objective, self.rows, self.goal = objective, rows, goal
+    def __init__(self, objective: nn.Module, tile_rows: int | str, net: Net, goal: Goal, rows: int) -> None:
+        mlp: MLP = objective.mlp  # type: ignore[assignment]
+        self.objective, self.tile_rows, self.rows, self.goal = objective.__dict__, tile_rows, rows, goal
         self.loss, self.weight_decay = goal.loss, goal.weight_decay
         self.parameters: list[nn.Parameter] = [p for p in net[:4] if p is not None]  # type: ignore[misc]
         self.pointers = [parameter.data_ptr() for parameter in self.parameters]
@@ -48,9 +49,9 @@ class Bound:
         self.phi = net.phi.name
         self.layers = layers = (mlp.fc1, mlp.fc2)
         self.same: list[tuple[dict[Any, Any], Any, Any]] = [
-            (objective["_modules"], "mlp", mlp),
-            (objective["_buffers"], "class_weight", objective["_buffers"]["class_weight"]),
-            (objective, "loss", goal.loss),
+            (objective._modules, "mlp", mlp),
+            (objective._buffers, "class_weight", objective._buffers["class_weight"]),
+            (self.objective, "loss", goal.loss),
             (mlp._modules, "fc1", mlp.fc1),
             (mlp._modules, "fc2", mlp.fc2),
             (mlp.__dict__, "activation", mlp.activation),
@@ -58,6 +59,10 @@ class Bound:
             *((module.__dict__, "forward", None) for module in (mlp, *layers)),  # none but the class's
         ]
         self.hooks: list[Any] = [module.__dict__[hooks] for module in (mlp, *layers) for hooks in HOOKS]
+
+    def asked_by(self, objective: nn.Module, tile_rows: int | str) -> bool:
+        """Whether the same objective asks for the same tile; a shallow copy is another one."""
+        return self.objective is objective.__dict__ and type(tile_rows) in (int, str) and tile_rows == self.tile_rows
 
     def holds(self, x: Tensor, y: Tensor) -> bool:
         """Whether all that was looked at is as it was, for a call with these rows."""
@@ -120,10 +125,10 @@ class BoundStep(Bound):
     """`Objective.step` in one call, with one optimizer and its options."""
 
     def __init__(
-        self, objective: dict[str, Any], mlp: MLP, net: Net, goal: Goal, rows: int, optimizer: Optimizer,
+        self, objective: nn.Module, tile_rows: int | str, net: Net, goal: Goal, rows: int, optimizer: Optimizer,
         clip_norm: float | None,
     ) -> None:  # fmt: skip
-        super().__init__(objective, mlp, net, goal, rows)
+        super().__init__(objective, tile_rows, net, goal, rows)
         self.optimizer, self.clip_norm = optimizer, clip_norm
         self.clip = math.inf if clip_norm is None else clip_norm
         self.named = {name: p for name, p in net._asdict().items() if isinstance(p, nn.Parameter)}
@@ -190,26 +195,25 @@ class BoundCalls:
 
 
 def bind_gradient(
-    objective: nn.Module, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share,
-    parameters: dict[str, nn.Parameter],
+    objective: nn.Module, tile_rows: int | str, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype,
+    share: Share, parameters: dict[str, nn.Parameter],
 ) -> BoundGradient | None:  # fmt: skip
-    """The call that was just made, bound; None where it takes more than one call of the extension."""
+    """This call, bound; None where it takes more than one call of the extension."""
     if not _one_call(objective, net, goal, batch, tile, dtype, share, parameters):
         return None
-    return BoundGradient(objective.__dict__, objective.mlp, net, goal, len(batch.x))  # type: ignore[arg-type]
+    return BoundGradient(objective, tile_rows, net, goal, len(batch.x))
 
 
 def bind_step(
-    objective: nn.Module, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share,
-    parameters: dict[str, nn.Parameter], optimizer: Optimizer, clip_norm: float | None,
+    objective: nn.Module, tile_rows: int | str, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype,
+    share: Share, parameters: dict[str, nn.Parameter], optimizer: Optimizer, clip_norm: float | None,
 ) -> BoundStep | None:  # fmt: skip
-    """The call that was just made, bound; None where it takes more than one call of the extension."""
+    """This call, bound; None where it takes more than one call of the extension."""
     if not _one_call(objective, net, goal, batch, tile, dtype, share, parameters):
         return None
     if fused_rule(optimizer, parameters) is None:
         return None
-    mlp: MLP = objective.mlp  # type: ignore[assignment]
-    return BoundStep(objective.__dict__, mlp, net, goal, len(batch.x), optimizer, clip_norm)
+    return BoundStep(objective, tile_rows, net, goal, len(batch.x), optimizer, clip_norm)
 
 
 def _one_call(

@@ -170,13 +170,12 @@ class Objective(nn.Module):
                 and neither process_group nor local, or a call under torch.compile or torch.func.
         """
         op = "accumulate_grad"
-        defaults = (
-            row_weight is None and tile_rows == "auto" and isinstance(grad_scale, float) and grad_scale == 1
-            and normalizer is None
-            and process_group is None
+        can_be_bound = (
+            row_weight is None and normalizer is None and process_group is None
+            and isinstance(grad_scale, float) and grad_scale == 1
         )  # fmt: skip
-        bound = self._bound.gradient if defaults else None
-        if bound is not None and bound.objective is self.__dict__ and (J := bound(x, y)) is not None:
+        bound = self._bound.gradient if can_be_bound else None
+        if bound is not None and bound.asked_by(self, tile_rows) and (J := bound(x, y)) is not None:
             return J
         net, batch, goal, dtype, parameters = self._lean(x, y, row_weight, op)
         scale = lean.checked_number(op, "grad_scale", grad_scale, positive=False)
@@ -186,8 +185,8 @@ class Objective(nn.Module):
                 raise ValueError(f"{op}: normalizer belongs to a mean, this objective is a sum")
         share = Share(scale, normalizer, lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
-        if defaults:
-            bound = bind_gradient(self, net, goal, batch, tile, dtype, share, parameters)
+        if can_be_bound:
+            bound = bind_gradient(self, tile_rows, net, goal, batch, tile, dtype, share, parameters)
             if bound is not None and (J := bound(x, y)) is not None:
                 self._bound.gradient = bound
                 return J
@@ -225,9 +224,9 @@ class Objective(nn.Module):
                 gradient.
         """
         op = "step"
-        defaults = row_weight is None and tile_rows == "auto" and process_group is None
-        bound = self._bound.step if defaults else None
-        if bound is not None and bound.objective is self.__dict__ and bound.clip_norm == clip_norm:
+        can_be_bound = row_weight is None and process_group is None
+        bound = self._bound.step if can_be_bound else None
+        if bound is not None and bound.asked_by(self, tile_rows) and bound.clip_norm == clip_norm:
             J = bound(x, y, optimizer)
             if J is not None:
                 return J
@@ -240,8 +239,8 @@ class Objective(nn.Module):
         lean.check_writable(parameters, op)
         share = Share(group=lean.group_of(process_group, local, op))
         tile = _tiling(op, net, batch, dtype, tile_rows)
-        if defaults:
-            bound = bind_step(self, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
+        if can_be_bound:
+            bound = bind_step(self, tile_rows, net, goal, batch, tile, dtype, share, parameters, optimizer, clip_norm)
             if bound is not None and (J := bound(x, y, optimizer)) is not None:
                 self._bound.step = bound
                 return J
