@@ -9,7 +9,7 @@ Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that o
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -113,17 +113,17 @@ class BoundStep:
 
     def __init__(self, number: int) -> None:
         self._number, self._op = number, cpu_kernels().step_bound_
-        weakref.finalize(self, _unbind, number).atexit = False
+        weakref.finalize(self, _unbind, cpu_kernels().unbind, number).atexit = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """J of the parameters as they were."""
         return self._op(x, y, self._number)
 
 
-def _unbind(number: int) -> None:
+def _unbind(unbind: Callable[[int], None], number: int) -> None:
     """Whenever the garbage collector comes by, so no mode that watches the ops of somebody else's code sees it."""
     with torch._C._DisableTorchDispatch():
-        cpu_kernels().unbind(number)
+        unbind(number)
 
 
 def bind_sgd(
