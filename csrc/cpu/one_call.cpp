@@ -20,19 +20,6 @@ SmallNet<T> net_of(const NetTensors& t, Activation activation) {
           t.x.size(0),        t.w1.size(1),        t.w1.size(0),        t.w2.size(0),        activation};
 }
 
-template <typename T>
-SmallLoss<T> loss_of(const LossArguments& a) {
-  const auto kind = static_cast<LossKind>(a.kind);
-  const bool labels = kind == LossKind::cross_entropy;
-  return {kind,
-          labels ? const_data<int64_t>(a.y) : nullptr,
-          labels ? nullptr : const_data<T>(a.y),
-          const_data<T>(a.row_weight),
-          const_data<T>(a.class_weight),
-          a.smoothing,
-          a.ignore_index};
-}
-
 // The scratch of a call: one tensor, so that the allocator's records show it.
 template <typename T>
 class Scratch {
@@ -87,7 +74,7 @@ Gradient<T> small_gradient(const NetTensors& t, const LossArguments& a, Activati
                            Wanted wanted) {
   const SmallNet<T> net = net_of<T>(t, activation);
   const Scratch<T> scratch(t.x, gradient_scratch(net));
-  const SmallSums<T> sums = gradient_pass(net, loss_of<T>(a), wanted, scratch.start());
+  const SmallSums<T> sums = gradient_pass(net, loss_input<T>(a, net.q), wanted, scratch.start());
   return {{scratch.tensor()}, sums.dw1, sums.db1, sums.dw2, sums.db2,
           amount_of<T>(t, a, weight_decay, sums.loss, sums.weight)};
 }

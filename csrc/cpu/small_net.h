@@ -1,7 +1,7 @@
 // The arithmetic of a net so small that calls would cost more than it: forward and backward pass in one thread.
 #pragma once
 
-#include "net_arguments.h"
+#include "middle.h"
 
 namespace tmb {
 
@@ -18,16 +18,6 @@ struct SmallNet {
   const T *x, *w1, *b1, *w2, *b2;
   int64_t B, d, h, q;
   Activation activation;
-};
-
-template <typename T>
-struct SmallLoss {
-  LossKind kind;
-  const int64_t* labels;  // of cross-entropy
-  const T* y;             // of the others
-  const T *row_weight, *class_weight;  // null: 1
-  double smoothing;
-  int64_t ignore_index;
 };
 
 // Sums over the rows, of Ĝ's gradient: ∂L/∂X is their product with the loss's scale. They live in the scratch.
@@ -49,6 +39,6 @@ template <typename T>
 void forward_pass(const SmallNet<T>& net, T* o, T* scratch);
 
 template <typename T>
-SmallSums<T> gradient_pass(const SmallNet<T>& net, const SmallLoss<T>& loss, Wanted wanted, T* scratch);
+SmallSums<T> gradient_pass(const SmallNet<T>& net, const LossInput<T>& loss, Wanted wanted, T* scratch);
 
 }  // namespace tmb
