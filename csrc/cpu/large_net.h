@@ -8,10 +8,10 @@ namespace tmb {
 
 // What is left of a pass. Sums over the rows are those of Ĝ, as in SmallSums: ∂L/∂X is their product with the scale.
 struct LargePass {
-  Tensor h, g;          // g (B,q) is Ĝ
-  MaybeTensor dz;       // (B,h)
-  MaybeTensor db1, db2;
-  LossSum sum;          // Σ r l and N
+  MaybeTensor dz;        // (B,h)
+  MaybeTensor h, g;      // (B,h), and Ĝ (B,q): the factors of dW2, where there is none
+  MaybeTensor dw2, db1, db2;
+  LossSum sum;           // Σ r l and N
 };
 
 LargePass large_pass(const NetTensors& net, const LossArguments& loss, Activation activation, Wanted wanted);

@@ -6,6 +6,7 @@
 #include "large_net.h"
 #include "losses.h"
 #include "ops.h"
+#include "scratch.h"
 #include "small_net.h"
 #include "update.h"
 
@@ -19,25 +20,6 @@ SmallNet<T> net_of(const NetTensors& t, Activation activation) {
   return {const_data<T>(t.x), const_data<T>(t.w1), const_data<T>(t.b1), const_data<T>(t.w2), const_data<T>(t.b2),
           t.x.size(0),        t.w1.size(1),        t.w1.size(0),        t.w2.size(0),        activation};
 }
-
-// The scratch of a call: one tensor, so that the allocator's records show it.
-template <typename T>
-class Scratch {
- public:
-  Scratch(const Tensor& like, int64_t elements)
-      : tensor_(new_tensor(like, {elements + kAlignment}, like.scalar_type())) {
-    const auto address = reinterpret_cast<uintptr_t>(data<T>(tensor_));
-    start_ = reinterpret_cast<T*>((address + 63) / 64 * 64);
-  }
-
-  T* start() const { return start_; }
-  const Tensor& tensor() const { return tensor_; }
-
- private:
-  static constexpr int64_t kAlignment = 64 / sizeof(T);
-  Tensor tensor_;
-  T* start_;
-};
 
 // What the sums over the rows amount to.
 struct Amount {
@@ -73,7 +55,7 @@ template <typename T>
 Gradient<T> small_gradient(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
                            Wanted wanted) {
   const SmallNet<T> net = net_of<T>(t, activation);
-  const Scratch<T> scratch(t.x, gradient_scratch(net));
+  const Scratch<T> scratch(gradient_scratch(net), t.x);
   const SmallSums<T> sums = gradient_pass(net, loss_input<T>(a, net.q), wanted, scratch.start());
   return {{scratch.tensor()}, sums.dw1, sums.db1, sums.dw2, sums.db2,
           amount_of<T>(t, a, weight_decay, sums.loss, sums.weight)};
@@ -96,7 +78,7 @@ Gradient<T> large_gradient(const NetTensors& t, const LossArguments& a, Activati
     keep(g.db1, *pass.db1);
   }
   if (wanted.dw2) {
-    keep(g.dw2, transposed_product(pass.g, pass.h));  // dW2 = dOᵀ H
+    keep(g.dw2, pass.dw2.has_value() ? *pass.dw2 : transposed_product(*pass.g, *pass.h));  // dW2 = dOᵀ H
   }
   if (wanted.db2) {
     keep(g.db2, *pass.db2);
@@ -166,7 +148,7 @@ Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, con
   with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const SmallNet<T> net = net_of<T>(t, phi);
-    const Scratch<T> scratch(x, forward_scratch(net));
+    const Scratch<T> scratch(forward_scratch(net), x);
     forward_pass(net, data<T>(o), scratch.start());
   });
   return o;
@@ -253,7 +235,8 @@ struct InOrder {
 
 Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
 
-// W1 ← (1−ηλ) W1 − η dZᵀX, W2 ← (1−ηλ) W2 − η dOᵀH: there is no dW. dZ was made with the old W2.
+// W1 ← (1−ηλ) W1 − η dZᵀX, W2 ← (1−ηλ) W2 − η dOᵀH: there is no dW1, nor, but for few outputs, a dW2. dZ was made with the
+// old W2.
 template <typename T>
 Tensor sgd_in_products(const NetTensors& t, const LossArguments& a, Activation activation, double weight_decay,
                        const SgdHyper* hyper) {
@@ -265,17 +248,21 @@ Tensor sgd_in_products(const NetTensors& t, const LossArguments& a, Activation a
     update_by_product(w, left, right, keep, lr * amount.scale);
     ++hyper;
   };
-  const auto bias = [&](const MaybeTensor& b, const MaybeTensor& db) {
-    if (b.has_value()) {
-      const Parameter<T> parameter{data<T>(*b), const_data<T>(*db), b->numel(), nullptr, nullptr, 0};
+  const auto by_sum = [&](const MaybeTensor& p, const MaybeTensor& sum) {
+    if (p.has_value()) {
+      const Parameter<T> parameter{data<T>(*p), const_data<T>(*sum), p->numel(), nullptr, nullptr, 0};
       sgd_update(&parameter, hyper, 1, amount.scale, std::numeric_limits<double>::infinity(), false);
       ++hyper;
     }
   };
   weight(t.w1, *pass.dz, t.x);
-  bias(t.b1, pass.db1);
-  weight(t.w2, pass.g, pass.h);
-  bias(t.b2, pass.db2);
+  by_sum(t.b1, pass.db1);
+  if (pass.dw2.has_value()) {
+    by_sum(t.w2, pass.dw2);
+  } else {
+    weight(t.w2, *pass.g, *pass.h);
+  }
+  by_sum(t.b2, pass.db2);
   return J;
 }
 

@@ -20,10 +20,10 @@ LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
 BIASES = [(True, True), (True, False), (False, True), (False, False)]
 NAMES = ("w1", "b1", "w2", "b2")
 # (B, d, h, q): less than a vector, whole vectors, a rest after 1, 2, 4 vectors and 4 rows; blocks of 32 rows, a rest;
-# and more weights than the one-thread pass takes
+# and more weights than the one-thread pass takes, with few outputs, of one chunk of rows and of several, and with many
 SIZES = [
     (1, 1, 1, 1), (1, 20, 64, 10), (31, 3, 5, 1), (32, 20, 64, 10), (33, 17, 33, 17), (100, 7, 100, 3),
-    (64, 16, 16, 16), (5, 40, 130, 70), (65, 65, 48, 2), (40, 200, 170, 30),
+    (64, 16, 16, 16), (5, 40, 130, 70), (65, 65, 48, 2), (40, 200, 170, 30), (200, 300, 120, 10), (40, 300, 120, 40),
 ]  # fmt: skip
 
 
@@ -505,3 +505,21 @@ def test_a_bound_step_checks_and_ends():
     del step
     with pytest.raises(RuntimeError, match=f"no step was bound by the number {number}"):
         kernels.BoundStep(number)(x, torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("q", [10, 40])
+def test_sums_do_not_depend_on_the_number_of_threads(q):
+    """Those between torch's products; db1 follows from the first of them."""
+    t, y = net(1000, 300, 120, q, dtype=torch.float32), targets("cross_entropy", 1000, q)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(gradient(*t[:1], y, *t[1:], "gelu", Loss("cross_entropy"))[1])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for name in NAMES:
+            torch.testing.assert_close(results[0][name], other[name], rtol=1e-5, atol=1e-6)
+        if q == 10:
+            assert torch.equal(results[0]["b2"], other["b2"]) and torch.equal(results[0]["w2"], other["w2"])

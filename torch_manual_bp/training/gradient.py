@@ -49,7 +49,8 @@ def gradient(
         share: how the rows count.
     """
     loss, q = goal.loss, net.w2.shape[0]
-    table = _steps(net.phi.name, frozenset(sums), dtype in _SHORT, tile.classes < q, loss.takes_classes)
+    cast = batch.x.dtype is not dtype
+    table = _steps(net.phi.name, frozenset(sums), dtype in _SHORT, cast, tile.classes < q, loss.takes_classes)
     N = _number(_summed(loss.normalizer(batch.y, goal.class_weight, batch.row_weight), share.group))
     whole = N if share.normalizer is None else share.normalizer
     mean_of = whole * loss.terms(q) if loss.reduction == "mean" else 1.0
@@ -81,8 +82,8 @@ def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float) -> None:
 
 
 @cache
-def _steps(activation: str, wanted: frozenset[str], short: bool, tiled: bool, by_class: bool) -> Steps:
-    return steps(ACTIVATIONS[activation], wanted, short, classes_tiled=tiled, statistics=tiled and by_class)
+def _steps(activation: str, wanted: frozenset[str], short: bool, cast: bool, tiled: bool, by_class: bool) -> Steps:
+    return steps(ACTIVATIONS[activation], wanted, short, cast, classes_tiled=tiled, statistics=tiled and by_class)
 
 
 def _summed(tensor: Tensor, group: "dist.ProcessGroup | None") -> Tensor:

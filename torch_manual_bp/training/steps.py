@@ -53,6 +53,7 @@ def steps(
     phi: Activation,
     wanted: frozenset[str],
     short: bool = False,
+    cast: bool = False,
     classes_tiled: bool = False,
     statistics: bool = False,
 ) -> Steps:
@@ -63,6 +64,7 @@ def steps(
         wanted: some of dx, dw1, db1, dw2, db2; none gives the loss alone.
         short: whether products are made in a 16-bit dtype: b1 is then added before they are rounded, and gradients are
             summed in a longer dtype than the products have.
+        cast: whether x has another dtype than the products.
         classes_tiled: whether there is more than one tile of classes.
         statistics: whether the loss then needs a walk over all classes before the one that gives its gradient.
     """
@@ -89,9 +91,10 @@ def steps(
         back.append(_sum("dw1", "dzᵀ", "x", short))  # dW1 = dZᵀ X
     if "dx" in wanted:
         back.append(Step("scaled_mm", "dx", ("dz", "w1")))  # dX = dZ W1
+    x = (Step("cast", "x", ("given x",)),) if cast else ()
     walk = (o, Step("statistics_of", "statistics", ("o", "b2", "y"))) if statistics else ()
-    every = (z, h, *each_classes, *back)
-    return Steps((z, h), walk, tuple(each_classes), tuple(back), kept, _buffers(every))
+    every = (*x, z, h, *each_classes, *back)
+    return Steps((*x, z, h), walk, tuple(each_classes), tuple(back), kept, _buffers(every))
 
 
 def _sum(gradient: str, left: str, right: str, short: bool) -> Step:
@@ -101,6 +104,7 @@ def _sum(gradient: str, left: str, right: str, short: bool) -> Step:
 
 
 _SHAPES = {
+    "x": ("c", "d"),
     "z": ("c", "h"),
     "h": ("c", "h"),
     "o": ("c", "k"),
@@ -113,5 +117,6 @@ _SHAPES = {
 def _buffers(every: tuple[Step, ...]) -> dict[str, tuple[str, ...]]:
     """Those of the tensors that need memory of their own."""
     named = [name for step in every for name in (step.writes, *step.reads)]
+    given = {"x"} - {step.writes for step in every}
     elsewhere = {step.writes for step in every if step.over}
-    return {name: _SHAPES[name] for name in dict.fromkeys(named) if name in _SHAPES and name not in elsewhere}
+    return {name: _SHAPES[name] for name in dict.fromkeys(named) if name in _SHAPES and name not in elsewhere | given}

@@ -66,11 +66,11 @@ class _Walk:
         x, y, r, dx = self.batch.x[begin:end], self.batch.y[begin:end], self.batch.row_weight, self.sums.get("dx")
         self.first_rows = begin == 0
         self.tensors = _Names(self.sums)
+        self.tensors["x" if x.dtype is w1.dtype else "given x"] = x
         self.tensors.update(
             self._sized(end - begin, min(self.tiling.classes, self.q)),
             w1=w1,
             b1=self.net.b1,
-            x=x if x.dtype is w1.dtype else x.to(w1.dtype),
             row_weight=None if r is None else r[begin:end],
             dx=None if dx is None else dx[begin:end],
         )
@@ -158,6 +158,10 @@ class _Walk:
         total.add_(term, alpha=self.alpha)  # in the sum's dtype, whatever the term's
 
     # ---------------------------------------------------------------------------------------- what lies between them
+
+    def cast(self, out: Tensor, x: Tensor) -> None:
+        """``out ← x``, in the dtype of the products."""
+        out.copy_(x)
 
     def bias_act(self, h: Tensor, z: Tensor, b1: Maybe) -> None:
         """``h ← φ(z + 1 b1ᵀ)``; h is z's buffer."""
