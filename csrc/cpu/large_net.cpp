@@ -191,20 +191,17 @@ class Narrow {
   std::optional<OutputLayer<T>> layer_;
 };
 
-bool from_output(Activation a) { return a <= Activation::sigmoid; }  // whether φ′ is taken from h
-
 }  // namespace
 
 LargePass large_pass(const NetTensors& net, const LossArguments& loss, Activation activation, Wanted wanted) {
+  const Tensor z = product(net.x, transposed(net.w1));  // Z = X W1ᵀ
   if (net.w2.size(0) <= kNarrow && net.x.size(0) > 0 && net.w2.numel() > 0) {
-    const Tensor z = product(net.x, transposed(net.w1));  // Z = X W1ᵀ
     return with_wide_type(z.scalar_type(), [&](auto zero) {
       return Narrow<decltype(zero)>(net, loss, activation, wanted).run(z);
     });
   }
   const auto code = static_cast<int64_t>(activation);
-  const bool keep_z = wanted.hidden() && !from_output(activation);
-  const Tensor z = product(net.x, transposed(net.w1));  // Z = X W1ᵀ
+  const bool keep_z = wanted.hidden() && keeps_z(activation);
   Tensor h = z;
   if (keep_z) {
     h = new_tensor(z, {z.size(0), z.size(1)}, z.scalar_type());

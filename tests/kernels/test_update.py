@@ -157,8 +157,8 @@ def test_a_gradient_that_is_not_finite_spoils_what_it_does_in_torch(backend, bad
 
 
 def test_no_parameters(backend):
-    kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64), 1.0, False)
-    kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64), 1.0, False)
+    assert kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64), 1.0, False) is None
+    assert kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64), 1.0, False) is None
 
 
 H4, H6 = torch.full((2, 4), 0.1, dtype=torch.float64), torch.full((2, 6), 0.1, dtype=torch.float64)

@@ -411,3 +411,32 @@ def test_tensor_subclasses(op):
 
     x, y = batch()
     assert_refused(op, objective_of(), RuntimeError, EAGERLY, x.as_subclass(Tagged), y)
+
+
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize(
+    "make", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop], ids=lambda make: make.__name__
+)
+def test_a_learning_rate_that_makes_no_step(make, lr):
+    """Torch checks it once, when the optimizer is made; a scheduler can still set it."""
+    objective, (x, y) = objective_of(), batch()
+    optimizer = make(objective.parameters(), 0.1)
+    objective.step(x, y, optimizer)
+    optimizer.param_groups[0]["lr"] = lr
+    before = [p.detach().clone() for p in objective.parameters()]
+    with pytest.raises(ValueError, match=f"step: the optimizer's lr must be finite and not negative, got {lr}"):
+        objective.step(x, y, optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(objective.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("weight_decay", [float("nan"), float("inf"), -0.1])
+def test_a_penalty_that_was_set_to_nonsense(weight_decay):
+    objective, (x, y) = objective_of(), batch()
+    optimizer = torch.optim.SGD(objective.parameters(), 0.1)
+    objective.step(x, y, optimizer)
+    objective.weight_decay = weight_decay
+    before = [p.detach().clone() for p in objective.parameters()]
+    for call in (lambda: objective.step(x, y, optimizer), lambda: objective.accumulate_grad(x, y)):
+        with pytest.raises(ValueError, match=f"weight_decay must be finite and not negative, got {weight_decay}"):
+            call()
+    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(objective.parameters(), before, strict=True))

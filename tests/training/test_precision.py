@@ -126,6 +126,7 @@ def test_mixed_inputs_under_autocast(way):
         expected.load_state_dict(objective.state_dict())
         untiled = expected(x.bfloat16(), y)
     untiled.backward()
+    # both are sums of squares of outputs that bfloat16 has rounded, to 8 bits, in products of other shapes
     torch.testing.assert_close(J, untiled.detach(), rtol=2**-7, atol=0)
     for p, twin in zip(objective.parameters(), expected.parameters(), strict=True):
         assert p.grad.dtype == torch.float32

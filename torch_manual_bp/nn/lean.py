@@ -74,7 +74,7 @@ def trained_by(optimizer: Optimizer, parameters: dict[str, nn.Parameter], op: st
 
     Raises:
         TypeError: no optimizer.
-        ValueError: it trains others as well, or none of them; or it evaluates J by itself.
+        ValueError: it trains others as well, or none of them; it evaluates J by itself; its lr makes no step.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{op}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -83,6 +83,10 @@ def trained_by(optimizer: Optimizer, parameters: dict[str, nn.Parameter], op: st
             f"{op}: optimizer must make its step of one gradient, got LBFGS, which asks a closure for more of them; "
             "call accumulate_grad(x, y) in the closure"
         )
+    for group in optimizer.param_groups:
+        lr = group.get("lr", 0.0)
+        if isinstance(lr, int | float) and not 0 <= lr < math.inf:
+            raise ValueError(f"{op}: the optimizer's lr must be finite and not negative, got {lr}")
     theirs = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     mine = {name: parameter for name, parameter in parameters.items() if id(parameter) in theirs}
     others = sum(p.requires_grad for p in theirs.values()) - len({id(parameter) for parameter in mine.values()})

@@ -137,6 +137,7 @@ class Objective(nn.Module):
         )  # fmt: skip
         if given is None:
             return None
+        _check_decay(self.weight_decay)  # again: it is an attribute that can be set
         goal = Goal(self.loss, given.class_weight, self.weight_decay)
         return Batch(given.x, given.y, given.row_weight), goal, given.dtype
 
@@ -292,12 +293,16 @@ def _check_options(
             raise TypeError(f"Objective: {option} must be a number, got {value!r}")
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"Objective: ignore_index must be an int, got {ignore_index!r}")
-    if not (0 <= weight_decay < math.inf):
-        raise ValueError(f"Objective: weight_decay must be finite and not negative, got {weight_decay}")
+    _check_decay(weight_decay)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"Objective: label_smoothing must lie in [0, 1], got {label_smoothing}")
     if loss != "cross_entropy" and (label_smoothing or class_weight is not None or ignore_index != -100):
         raise ValueError(f"Objective: label_smoothing, ignore_index and class_weight are not options of {loss}")
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not (0 <= weight_decay < math.inf):
+        raise ValueError(f"Objective: weight_decay must be finite and not negative, got {weight_decay}")
 
 
 def _rows_of_a_tile(op: str, tile_rows: int | str) -> int | None:

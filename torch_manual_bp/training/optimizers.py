@@ -4,6 +4,7 @@ The optimizer stays the owner of all of it; nothing is copied: schedulers, ``sta
 optimizer itself find what they expect.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ def _sgd(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list
     numbers: Numbers = [(group["lr"], group["weight_decay"], group["momentum"]) for group in groups]
     nesterov, momentum = {bool(group["nesterov"]) for group in groups}, {row[2] != 0 for row in numbers}
     mixed = len(nesterov) > 1 or len(momentum) > 1 or any(group["dampening"] for group in groups)
-    if mixed or not _all_floats(numbers):
+    if mixed or not _all_good(numbers):
         return None
     if momentum == {False}:
         return Rule("sgd", False, parameters, numbers, ([],))
@@ -118,7 +119,7 @@ def _sgd(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list
 def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list[dict[str, Any]]) -> Rule | None:
     numbers: Numbers = [(group["lr"], group["weight_decay"], *group["betas"], group["eps"]) for group in groups]
     decoupled = {bool(group["decoupled_weight_decay"]) for group in groups}
-    if len(decoupled) > 1 or not _all_floats(numbers) or torch.get_default_dtype() == torch.float64:
+    if len(decoupled) > 1 or not _all_good(numbers) or torch.get_default_dtype() == torch.float64:
         return None  # (the last: the step counter would be a float64)
     for parameter in parameters.values():
         state = optimizer.state[parameter]
@@ -133,8 +134,10 @@ def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: lis
     return Rule("adam", decoupled.pop(), parameters, numbers, lists)
 
 
-def _all_floats(numbers: Numbers) -> bool:
-    return all(isinstance(number, int | float) for row in numbers for number in row)
+def _all_good(numbers: Numbers) -> bool:
+    """Whether they are finite numbers, and no learning rate, the first of each row, is negative."""
+    finite = all(isinstance(number, int | float) and math.isfinite(number) for row in numbers for number in row)
+    return finite and all(row[0] >= 0 for row in numbers)
 
 
 def mark_stepped(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:

@@ -17,7 +17,7 @@ class Step(NamedTuple):
     """One call.
 
     Attributes:
-        op: a method of `tiles.Tile`.
+        op: the name of a method in `tiles`.
         writes: the tensor that it makes or, for ``add_…``, adds to.
         reads: the tensors that it takes.
         over: the buffer whose place ``writes`` takes, and whose contents are gone afterwards.
@@ -38,7 +38,7 @@ class Steps(NamedTuple):
         each_classes: the output layer, the loss, and what comes back from them, for each tile of classes.
         back: the hidden layer's backward pass.
         kept: what φ′ follows from, "h" or "z".
-        buffers: the shape of each buffer by names of sizes: c, k, d, h, and q where classes are not tiled.
+        buffers: the shape of each buffer by names of sizes: c, k, d, h.
     """
 
     hidden: tuple[Step, ...]
