@@ -60,14 +60,12 @@ void launch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activatio
   const Octets octets(z.size(0), columns, whole);
   const unsigned grid = blocks(octets.count(), kThreads);
   switch (activation) {
-#define TMB_CASE(A)                                                                            \
-  case Activation::A:                                                                          \
-    bias_act_octets<T, Activation::A><<<grid, kThreads, 0, device.stream()>>>(a, octets);      \
-    break;
+#define TMB_CASE(A)   \
+  case Activation::A: \
+    return run(bias_act_octets<T, Activation::A>, grid, kThreads, 0, device.stream(), a, octets);
     TMB_ACTIVATIONS(TMB_CASE)
 #undef TMB_CASE
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void dispatch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activation a, bool keep, uint8_t* mask) {

@@ -109,11 +109,10 @@ __global__ void __launch_bounds__(kThreads) walk_rows(ClassTile<T> tile, Walk wa
 template <int V, typename T, typename Walk>
 void launch_rows(const ClassTile<T>& tile, const Walk& walk, cudaStream_t stream) {
   if (tile.n <= kWarpColumns) {
-    walk_rows<V, kWarp><<<blocks(tile.rows, kThreads / kWarp), kThreads, 0, stream>>>(tile, walk);
+    run(walk_rows<V, kWarp, T, Walk>, blocks(tile.rows, kThreads / kWarp), kThreads, 0, stream, tile, walk);
   } else {
-    walk_rows<V, kThreads><<<blocks(tile.rows, 1), kThreads, 0, stream>>>(tile, walk);
+    run(walk_rows<V, kThreads, T, Walk>, blocks(tile.rows, 1), kThreads, 0, stream, tile, walk);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename T, typename Walk>
@@ -182,10 +181,9 @@ template <typename C>
 void launch_losses(const Tensor& statistics, const Tensor& target, const MaybeTensor& row_weight,
                    const ClassOptions& options, const Tensor& loss, const Tensor& weight) {
   const OnDeviceOf device(statistics);
-  sum_losses<<<1, kFinishThreads, 0, device.stream()>>>(
+  run(sum_losses<C>, 1, kFinishThreads, 0, device.stream(),
       reinterpret_cast<const RowStatistics*>(const_data<double>(statistics)), const_data<int64_t>(target),
       const_data<C>(row_weight), target.size(0), options, data<double>(loss), data<double>(weight));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 std::tuple<Tensor, Tensor> class_loss(Tensor statistics, Tensor target, MaybeTensor row_weight, int64_t classes,

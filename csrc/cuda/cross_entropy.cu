@@ -116,11 +116,10 @@ __global__ void __launch_bounds__(kFinishThreads) add_weights(const C* weights, 
 template <typename T, int V>
 void launch_rows(const Arguments<T>& a, cudaStream_t stream) {
   if (a.q <= kWarpColumns) {
-    cross_entropy_rows<T, V, kWarp><<<blocks(a.rows, kThreads / kWarp), kThreads, 0, stream>>>(a);
+    run(cross_entropy_rows<T, V, kWarp>, blocks(a.rows, kThreads / kWarp), kThreads, 0, stream, a);
   } else {
-    cross_entropy_rows<T, V, kThreads><<<blocks(a.rows, 1), kThreads, 0, stream>>>(a);
+    run(cross_entropy_rows<T, V, kThreads>, blocks(a.rows, 1), kThreads, 0, stream, a);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename T>
@@ -138,8 +137,7 @@ std::tuple<Tensor, Tensor> launch(const Tensor& o, const MaybeTensor& bias, cons
   MaybeTensor class_weight_sum;
   if (class_weight.has_value() && smoothing > 0) {
     class_weight_sum = new_tensor(o, {}, ScalarType::Double);
-    add_weights<<<1, kFinishThreads, 0, device.stream()>>>(a.class_weight, q, data<double>(*class_weight_sum));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    run(add_weights<C>, 1, kFinishThreads, 0, device.stream(), a.class_weight, q, data<double>(*class_weight_sum));
     a.class_weight_sum = const_data<double>(class_weight_sum);
   }
   if (B > 0) {

@@ -135,10 +135,10 @@ void launch(const Tensor& dh, const Tensor& saved, Activation activation, const 
   const auto grid = static_cast<unsigned>(plan.chunks * plan.strips);
   const dim3 block(plan.lanes, plan.rows);
 
-#define TMB_CASE(A)                                                                                      \
-  case Activation::A:                                                                                    \
-    dact_chunks<T, Activation::A, K>                                                                     \
-        <<<grid, block, 0, device.stream()>>>(dh_data, saved_data, sums_data, octets, plan.strips, plan.chunk_rows); \
+#define TMB_CASE(A)                                                                                            \
+  case Activation::A:                                                                                          \
+    run(dact_chunks<T, Activation::A, K, S>, grid, block, 0, device.stream(), dh_data, saved_data, sums_data, octets, \
+        plan.strips, plan.chunk_rows);                                                                         \
     break;
   if constexpr (K == Kind::z) {
     switch (activation) { TMB_ACTIVATIONS(TMB_CASE) }
@@ -156,12 +156,10 @@ void launch(const Tensor& dh, const Tensor& saved, Activation activation, const 
     }
   }
 #undef TMB_CASE
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 
   if (db != nullptr) {
-    add_chunks<T><<<blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream()>>>(sums_data, plan.chunks, columns,
-                                                                                      data<T>(*db));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    run(add_chunks<T>, blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream(), sums_data, plan.chunks, columns,
+        data<T>(*db));
   }
 }
 

@@ -49,8 +49,7 @@ std::tuple<Tensor, Tensor> launch(const Tensor& o, const MaybeTensor& bias, cons
   const unsigned grid = blocks(octets.count(), kThreads);
   const Tensor sums = new_tensor(o, {int64_t(grid)}, ScalarType::Double);
   if (grid > 0) {
-    loss_octets<T, Y, Loss><<<grid, kThreads, 0, device.stream()>>>(o_data, b, y, r, data<double>(sums), octets);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    run(loss_octets<T, Y, Loss>, grid, kThreads, 0, device.stream(), o_data, b, y, r, data<double>(sums), octets);
   }
   return loss_and_scale<T>(o, sums, r, columns, mean, Loss::kFactor, device.stream());
 }

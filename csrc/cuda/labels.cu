@@ -22,9 +22,8 @@ Tensor find_bad_label(Tensor target, int64_t classes, int64_t ignore_index) {
   STD_CUDA_CHECK(cudaMemsetAsync(data<int64_t>(first), 0xff, sizeof(int64_t), device.stream()));  // −1
   const int64_t rows = target.size(0);
   if (rows > 0) {
-    find_bad_rows<<<blocks(rows, kThreads), kThreads, 0, device.stream()>>>(const_data<int64_t>(target), rows, classes,
-                                                                            ignore_index, data<int64_t>(first));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    run(find_bad_rows, blocks(rows, kThreads), kThreads, 0, device.stream(), const_data<int64_t>(target), rows, classes,
+        ignore_index, data<int64_t>(first));
   }
   return first;
 }

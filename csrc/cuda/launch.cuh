@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "../tensors.h"
 
@@ -37,6 +38,14 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline unsigned blocks(int64_t items, int64_t items_per_block) {
   return static_cast<unsigned>(ceil_div(items, items_per_block));
+}
+
+// kernel<<<grid, block, shared bytes, stream>>>(arguments…), checked.
+template <typename... Parameters, typename... Arguments>
+void run(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+         Arguments&&... arguments) {
+  const cudaLaunchConfig_t how{grid, block, shared, stream, nullptr, 0};
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&how, kernel, std::forward<Arguments>(arguments)...));
 }
 
 }  // namespace tmb

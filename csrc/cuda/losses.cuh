@@ -40,9 +40,8 @@ std::tuple<Tensor, Tensor> loss_and_scale(const Tensor& o, const Tensor& losses,
   using C = Wide<T>;
   const ScalarType type = wide_type(o.scalar_type());
   Tensor loss = new_tensor(o, {}, type), scale = new_tensor(o, {}, type);
-  finish_loss<<<1, kFinishThreads, 0, stream>>>(const_data<double>(losses), losses.numel(), weights, o.size(0),
-                                                columns, mean, factor, data<C>(loss), data<C>(scale));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  run(finish_loss<C, W>, 1, kFinishThreads, 0, stream, const_data<double>(losses), losses.numel(), weights, o.size(0),
+      columns, mean, factor, data<C>(loss), data<C>(scale));
   return {loss, scale};
 }
 
