@@ -25,7 +25,7 @@ from .one_call import (
     objective_gradient_,
     objective_sgd_,
 )
-from .update import adam_, sgd_
+from .update import adam_, sgd_, sgd_products_
 
 __all__ = [
     "BoundStep",
@@ -53,6 +53,7 @@ __all__ = [
     "objective_gradient_",
     "objective_sgd_",
     "sgd_",
+    "sgd_products_",
 ]
 
 

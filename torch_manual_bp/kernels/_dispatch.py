@@ -36,6 +36,7 @@ _OPS = (
     "step_bound_",
     "unbind",
     "sgd_",
+    "sgd_products_",
     "adam_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile

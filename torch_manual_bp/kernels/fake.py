@@ -103,5 +103,5 @@ def _nothing(*arguments: object) -> None:
 
 for _op in ("objective_gradient_", "objective_sgd_", "objective_adam_"):
     register_fake(f"torch_manual_bp::{_op}", _value_of_a_step)
-for _op in ("sgd_", "adam_"):
+for _op in ("sgd_", "sgd_products_", "adam_"):
     register_fake(f"torch_manual_bp::{_op}", _nothing)
