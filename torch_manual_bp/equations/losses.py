@@ -129,7 +129,7 @@ def _elementwise(loss: Loss, terms: Tensor, row_weight: Tensor | None) -> Tensor
     if loss.reduction == "sum":
         return total
     rows = terms.shape[0] if row_weight is None else row_weight.sum()
-    return total / (rows * terms.new_tensor(terms.shape[1]))
+    return total / (rows * terms.shape[1])
 
 
 def _mse(loss: Loss, o: Tensor, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:
