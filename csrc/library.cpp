@@ -11,6 +11,7 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
   m.def("act            (Tensor z, int activation) -> Tensor");
   m.def("dact_          (Tensor(a!) dh, Tensor saved, int activation, int kind) -> ()");
   m.def("dact_bias_grad_(Tensor(a!) dh, Tensor saved, int activation, int kind) -> Tensor");
+  m.def("scaled         (Tensor g, Tensor factor) -> Tensor");
   m.def("cross_entropy_ (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? class_weight, Tensor? row_weight,"
         "                float label_smoothing, int ignore_index, bool mean) -> (Tensor, Tensor)");
   m.def("class_statistics_(Tensor o, Tensor? bias, Tensor target, Tensor? class_weight, int first_class,"

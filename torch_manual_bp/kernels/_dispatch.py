@@ -20,6 +20,7 @@ _OPS = (
     "act",
     "dact_",
     "dact_bias_grad_",
+    "scaled",
     "cross_entropy_",
     "class_statistics_",
     "class_loss",

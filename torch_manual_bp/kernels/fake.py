@@ -40,6 +40,11 @@ def _(dh: Tensor, saved: Tensor, activation: int, kind: int) -> Tensor:
     return dh.new_empty((dh.shape[1],))
 
 
+@register_fake("torch_manual_bp::scaled")
+def _(g: Tensor, factor: Tensor) -> Tensor:
+    return torch.empty_like(g)
+
+
 def _loss_and_scale(o: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if o.dtype == torch.float64 else torch.float32
     return o.new_empty((), dtype=dtype), o.new_empty((), dtype=dtype)
