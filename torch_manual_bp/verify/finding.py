@@ -67,10 +67,12 @@ def agree(check: str, ours: Tensor, reference: Tensor, tolerance: float, size: f
 
 
 def same_bits(check: str, ours: Tensor, again: Tensor) -> Finding:
-    """Two tensors that must not differ at all; NaN equals NaN."""
-    difference = largest(ours.double() - again.double()) if ours.shape == again.shape else float("inf")
-    equal = torch.equal(ours.contiguous().view(torch.uint8), again.contiguous().view(torch.uint8))
-    return Finding(check, str(ours.dtype), difference, ok=equal)
+    """Two tensors that must not differ at all; a NaN equals itself."""
+    if ours.shape != again.shape:
+        return Finding(check, str(ours.dtype), ok=False, note=f"shapes {tuple(ours.shape)} and {tuple(again.shape)}")
+    if torch.equal(*(t.detach().contiguous().view(-1).view(torch.uint8) for t in (ours, again))):
+        return Finding(check, str(ours.dtype))
+    return Finding(check, str(ours.dtype), largest(ours.detach().double() - again.detach().double()), ok=False)
 
 
 def holds(check: str, ok: bool, note: str = "") -> Finding:
