@@ -77,7 +77,7 @@ def same_bits(check: str, ours: Tensor, again: Tensor) -> Finding:
 
 def holds(check: str, ok: bool, note: str = "") -> Finding:
     """Something that is true or not."""
-    return Finding(check, ok=ok, note="" if ok else note)
+    return Finding(check, ok=bool(ok), note="" if ok else note)
 
 
 def skipped(check: str, why: str) -> Finding:
