@@ -23,7 +23,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def main() -> int:
     """Run the bench; exit status 3 where the machine is too busy for the figures to mean anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("question", nargs="*", metavar="question", help=f"any of {', '.join(QUESTIONS)}; default: the device's")
+    parser.add_argument(
+        "question", nargs="*", metavar="question", help=f"any of {', '.join(QUESTIONS)}; default: the device's"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "bfloat16", "float16"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--activation", nargs="+", help="default: each question's own")
@@ -48,7 +50,9 @@ def main() -> int:
         options.device, options.budget, not options.no_compile,
         tuple(options.activation) if options.activation else None, getattr(torch, options.dtype), options.keep_noisy,
     )  # fmt: skip
-    out = options.out or (DOCS / "benchmarks" if settings.on_cpu else DOCS / "gpu" / name_of(torch.device(options.device)))
+    out = options.out or (
+        DOCS / "benchmarks" if settings.on_cpu else DOCS / "gpu" / name_of(torch.device(options.device))
+    )
     command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]])
     for name in options.question or [name for name, q in QUESTIONS.items() if not (q.gpu_only and settings.on_cpu)]:
         question = QUESTIONS[name]

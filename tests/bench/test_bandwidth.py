@@ -26,7 +26,9 @@ DTYPES = ("bfloat16", "float32", "float16")
 
 def test_the_share_is_of_bytes_over_seconds(quick, monkeypatch):
     """A copy moves two matrices in 2 seconds; an op of three in 4 has 3/4 of its rate."""
-    monkeypatch.setattr(bandwidth, "time_in_turn", lambda calls, **_: Timings({c: [4.0] for c in calls} | {"copy": [2.0]}))
+    monkeypatch.setattr(
+        bandwidth, "time_in_turn", lambda calls, **_: Timings({c: [4.0] for c in calls} | {"copy": [2.0]})
+    )
     rows = {row.labels["op"]: row for row in bandwidth.measure(quick, **SMALL, dtypes=(torch.float32,))}
     shares = {name: row.ratios[bandwidth.SHARE] for name, row in rows.items()}
     assert shares["bias_act_, gelu"] == 0.5 and shares["bias_act_keep_, gelu"] == 0.75

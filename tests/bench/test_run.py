@@ -98,6 +98,7 @@ def test_with_keep_noisy_the_rows_before_a_failure_are_kept(monkeypatch, tmp_pat
 def test_questions_for_a_gpu_are_asked_on_a_cpu_by_name_only(monkeypatch, tmp_path):
     asked = []
     for name, question in list(QUESTIONS.items()):
+
         def measured(settings, name=name):
             asked.append(name)
             return iter([Row({"case": "one"}, {"a": 1.0})])

@@ -5,6 +5,7 @@ write: what a second walk over a row finds in the cache is not counted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -69,26 +70,26 @@ def _ops(m: _Matrices, activations: Sequence[str]) -> Iterator[Op]:
     a, b, c, bias, y, n = m.a, m.b, m.c, m.bias, m.labels, m.bytes
     bits = a.numel() / 8
     for phi in activations:
-        yield Op(f"bias_act_, {phi}", lambda phi=phi: kernels.bias_act_(a, bias, phi), 2 * n)
-        yield Op(f"bias_act_keep_, {phi}", lambda phi=phi: kernels.bias_act_keep_(a, c, bias, phi), 3 * n)
-        yield Op(f"act, {phi}", lambda phi=phi: kernels.act(b, phi), 2 * n)
-        yield Op(f"dact_ from z, {phi}", lambda phi=phi: kernels.dact_(a, b, phi, "z", False), 3 * n)
-        yield Op(f"dact_ from z with db, {phi}", lambda phi=phi: kernels.dact_(a, b, phi, "z", True), 3 * n)
+        yield Op(f"bias_act_, {phi}", partial(kernels.bias_act_, a, bias, phi), 2 * n)
+        yield Op(f"bias_act_keep_, {phi}", partial(kernels.bias_act_keep_, a, c, bias, phi), 3 * n)
+        yield Op(f"act, {phi}", partial(kernels.act, b, phi), 2 * n)
+        yield Op(f"dact_ from z, {phi}", partial(kernels.dact_, a, b, phi, "z", False), 3 * n)
+        yield Op(f"dact_ from z with db, {phi}", partial(kernels.dact_, a, b, phi, "z", True), 3 * n)
     mask = kernels.bias_act_mask_(c, None, "relu")
-    yield Op("bias_act_mask_, relu", lambda: kernels.bias_act_mask_(a, bias, "relu"), 2 * n + bits)
-    yield Op("dact_ from mask with db, relu", lambda: kernels.dact_(a, mask, "relu", "mask", True), 2 * n + bits)
-    yield Op("mse_", lambda: kernels.mse_(a, bias, b, None, "sum"), 3 * n)
-    yield Op("bce_with_logits_", lambda: kernels.bce_with_logits_(a, bias, b, None, "sum"), 3 * n)
-    cross_entropy = lambda: kernels.cross_entropy_(a, bias, y, None, None, 0.0, IGNORED, "sum")  # noqa: E731
+    yield Op("bias_act_mask_, relu", partial(kernels.bias_act_mask_, a, bias, "relu"), 2 * n + bits)
+    yield Op("dact_ from mask with db, relu", partial(kernels.dact_, a, mask, "relu", "mask", True), 2 * n + bits)
+    yield Op("mse_", partial(kernels.mse_, a, bias, b, None, "sum"), 3 * n)
+    yield Op("bce_with_logits_", partial(kernels.bce_with_logits_, a, bias, b, None, "sum"), 3 * n)
+    cross_entropy = partial(kernels.cross_entropy_, a, bias, y, None, None, 0.0, IGNORED, "sum")
     yield Op("cross_entropy_", cross_entropy, 2 * n)
-    q, statistics = a.shape[1], kernels.new_statistics(len(a), a)
-    walk = lambda: kernels.class_statistics_(b, bias, y, None, 0, statistics)  # noqa: E731
-    yield Op("class_statistics_", walk, n)
+    statistics = kernels.new_statistics(len(a), a)
+    walk = partial(kernels.class_statistics_, b, bias, y, None, 0, statistics)
     walk()
-    gradient = lambda: kernels.cross_entropy_classes_(  # noqa: E731
-        a, bias, y, None, None, 0, q, 0.0, IGNORED, statistics
+    yield Op("class_statistics_", walk, n)
+    of_classes = (0, a.shape[1], 0.0, IGNORED, statistics)
+    yield Op(
+        "cross_entropy_classes_", partial(kernels.cross_entropy_classes_, a, bias, y, None, None, *of_classes), 2 * n
     )
-    yield Op("cross_entropy_classes_", gradient, 2 * n)
 
 
 def _updates(m: _Matrices) -> Iterator[Op]:
@@ -97,11 +98,11 @@ def _updates(m: _Matrices) -> Iterator[Op]:
     second, step = torch.rand_like(p), torch.tensor(1.0)
     sgd = torch.tensor([[0.0, 1e-3, 0.0, 0.9]], dtype=torch.float64)
     adam = torch.tensor([[0.0, 1e-3, 0.01, 0.9, 0.999, 1e-8]], dtype=torch.float64)
-    yield Op("sgd_", lambda: kernels.sgd_([p], [g], [], sgd, torch.inf, False), 3 * n)
-    yield Op("sgd_ with momentum", lambda: kernels.sgd_([p], [g], [first], sgd, torch.inf, False), 5 * n)
-    clipped = lambda: kernels.adam_([p], [g], [first], [second], [step], adam, 1.0, True)  # noqa: E731
-    yield Op("adam_", lambda: kernels.adam_([p], [g], [first], [second], [step], adam, torch.inf, True), 7 * n)
-    yield Op("adam_, clipping", clipped, 8 * n)  # the gradient is read for its norm, too
+    yield Op("sgd_", partial(kernels.sgd_, [p], [g], [], sgd, torch.inf, False), 3 * n)
+    yield Op("sgd_ with momentum", partial(kernels.sgd_, [p], [g], [first], sgd, torch.inf, False), 5 * n)
+    with_adam = partial(kernels.adam_, [p], [g], [first], [second], [step], adam)
+    yield Op("adam_", partial(with_adam, torch.inf, True), 7 * n)
+    yield Op("adam_, clipping", partial(with_adam, 1.0, True), 8 * n)  # the gradient is read for its norm, too
 
 
 def cells(row: Row) -> dict[str, str]:

@@ -141,18 +141,19 @@ def cells(row: Row) -> dict[str, str]:
 def goals(row: Row) -> list[Judged]:
     """What the step is to reach in this row."""
     what, shape = row.labels["update"], row.shape
-    if what == ADAMW:
-        return [Judged("microseconds a step", row.seconds[STEP] * 1e6, Goal(40))] if shape == SMALL else []
-    if what == BFLOAT16:
-        faster = Judged(f"{STEP_FLOAT32} / step", row.ratios[f"{STEP_FLOAT32} / {STEP}"], Goal(1.7, at_least=True))
-        return [faster] if shape == LOW_PRECISION else []
+    if (what, shape) == (ADAMW, SMALL):
+        return [Judged("microseconds a step", row.seconds[STEP] * 1e6, Goal(40))]
+    if (what, shape) == (BFLOAT16, LOW_PRECISION):
+        return [Judged(f"{STEP_FLOAT32} / step", row.ratios[f"{STEP_FLOAT32} / {STEP}"], Goal(1.7, at_least=True))]
+    if what != SGD:
+        return []
     judged = []
     if shape in GOALS:
         to_floor, to_best = GOALS[shape]
         over_best = row.ratios[f"{best_opponent(row)} / {STEP}"]
         judged.append(Judged("step / matrix products", 1 / row.ratios[f"{FLOOR} / {STEP}"], Goal(to_floor)))
         judged.append(Judged("best opponent / step", over_best, Goal(to_best, at_least=True)))
-    if shape in FASTER_THAN_EAGER and what == SGD:
+    if shape in FASTER_THAN_EAGER:
         faster = row.ratios[f"{EAGER} / {STEP}"]
         judged.append(Judged("eager / step", faster, Goal(FASTER_THAN_EAGER[shape], at_least=True)))
     if shape in LESS_THAN_EAGER and row.peak_bytes:

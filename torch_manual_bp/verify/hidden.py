@@ -25,7 +25,7 @@ def check_hidden_ops(setting: Setting) -> Iterator[Finding]:
 
 
 def _forward(phi: Activation, z: Tensor, b: Tensor) -> Iterator[Finding]:
-    """h of each op that makes it, with a bias and without, and what it keeps for the backward pass."""
+    """H of each op that makes it, with a bias and without, and what it keeps for the backward pass."""
     dtype, where = z.dtype, f"{phi.name}, {z.shape[1]} columns"
     z64, b64 = z.double().cpu(), b.double().cpu()
     for bias in (b, None):
@@ -57,7 +57,7 @@ def _bits(positive: Tensor) -> Tensor:
 
 
 def _backward(phi: Activation, z: Tensor, dh: Tensor) -> Iterator[Finding]:
-    """dz and db of each kind of tensor that φ′ can follow from."""
+    """Dz and db of each kind of tensor that φ′ can follow from."""
     dtype, where = z.dtype, f"{phi.name}, {z.shape[1]} columns"
     truth = phi.dphi(z.double().cpu()) * dh.double().cpu()
     leaf = z.clone().requires_grad_()

@@ -141,9 +141,11 @@ def _free_bytes(setting: Setting) -> int:
 
 def _whole_and_pieces(large: Large, rows: int, setting: Setting, what: str) -> Iterator[Finding]:
     generator = torch.Generator(setting.device).manual_seed(0)
-    options = {"device": setting.device, "generator": generator}
-    whole = [torch.randn(rows, COLUMNS, dtype=large.dtype, **options) for _ in range(large.matrices)]
-    y = torch.randint(COLUMNS, (rows,), **options)
+    whole = [
+        torch.randn(rows, COLUMNS, dtype=large.dtype, device=setting.device, generator=generator)
+        for _ in range(large.matrices)
+    ]
+    y = torch.randint(COLUMNS, (rows,), device=setting.device, generator=generator)
     pieces = [matrix.clone() for matrix in whole]
     at_once = large.call(whole, y)
     sums: list[tuple[Tensor, ...]] = []

@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from .finding import Finding, compare
-from .networks import PARAMETERS, Case, Values, eager, eager_objective, gradients, layers_of, objective_of
-from .networks import truth_of, values_of
+from .networks import (
+    PARAMETERS,
+    Case,
+    Values,
+    eager,
+    eager_objective,
+    gradients,
+    layers_of,
+    objective_of,
+    truth_of,
+    values_of,
+)
 from .setting import DTYPES, Samples, Setting
 
 LOSSES = ("cross_entropy", "mse", "bce_with_logits")
@@ -87,7 +97,9 @@ _LEAN_WAYS = {"accumulate_grad": _accumulated, "Objective": _backpropagated}
 
 
 def _grads(leaves: Values) -> Values:
-    return {f"d{name}": leaf.grad if leaf.grad is not None else torch.tensor(torch.nan) for name, leaf in leaves.items()}
+    return {
+        f"d{name}": leaf.grad if leaf.grad is not None else torch.tensor(torch.nan) for name, leaf in leaves.items()
+    }
 
 
 class Training(NamedTuple):

@@ -55,7 +55,7 @@ class Batch(NamedTuple):
     row_weight: Tensor | None
 
     def logits(self, o: Tensor) -> Tensor:
-        """o + 1 bᵀ, in o's dtype and where o is."""
+        """O + 1 bᵀ, in o's dtype and where o is."""
         return o if self.bias is None else o + self.bias.to(o.device, o.dtype)
 
 

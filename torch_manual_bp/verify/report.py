@@ -111,7 +111,7 @@ def check_rows(checked: Sequence[Checked]) -> list[tuple[str, ...]]:
 
 def goal_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
     """A line of the table for each goal."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for m in measured:
         for case, goal in m.goals:
             value = f"{goal['value']:.3g}"
@@ -145,10 +145,9 @@ def name_of(device: torch.device) -> str:
 
 
 def _driver() -> str | None:
-    try:
-        return str(torch._C._cuda_getDriverVersion())  # of CUDA, as the driver has it: 13000 for 13.0
-    except AttributeError:
-        return None
+    """The driver's version of CUDA: 13000 for 13.0."""
+    version = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return None if version is None else str(version())
 
 
 def _counts(findings: Sequence[Finding]) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Setting:
 
 
 class Samples:
-    """Random tensors on a device, drawn in float64 on the CPU: the same numbers for every device, rounded to a dtype."""
+    """Random tensors, drawn in float64 on the CPU: the same numbers on every device, rounded to a dtype."""
 
     def __init__(self, text: str, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype

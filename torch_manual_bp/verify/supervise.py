@@ -9,8 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from .finding import Finding, skipped
 
@@ -50,7 +51,8 @@ def supervise(
             left = left[left.index(checked.name) + 1 :]
             yield checked
         if len(left) == before:  # it did not come as far as the first check, nor will another
-            yield from (Checked(name, [Finding(name, ok=False, note="no process could be started")], 0.0) for name in left)
+            lost = Finding("crashed", ok=False, note="no process came as far as this check")
+            yield from (Checked(name, [replace(lost, group=name)], 0.0) for name in left)
             return
 
 
@@ -79,10 +81,11 @@ def _one_worker(command: Sequence[str], deadline: float, limit: float) -> Iterat
         if name:
             stderr.seek(0)
             why = watch.said or f"the process ended with status {process.returncode}: {stderr.read()[-1500:].strip()}"
-            yield Checked(name, [*findings, Finding("crashed", ok=False, note=why, group=name)], time.monotonic() - begin)
+            findings.append(Finding("crashed", ok=False, note=why, group=name))
+            yield Checked(name, findings, time.monotonic() - begin)
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict]:  # type: ignore[type-arg]
+def _events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The lines that are events; whatever else a library prints is passed over."""
     for line in lines:
         try:

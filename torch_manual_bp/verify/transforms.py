@@ -1,6 +1,6 @@
 """Checks: torch.func, forward mode and torch.compile on the device, against plain autograd there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, _dynamo
@@ -33,7 +33,7 @@ def check_transforms(setting: Setting) -> Iterator[Finding]:
     for name in parameters:
         yield agree(f"vmap of grad, mean over rows: {name}", by_row[name].mean(0), torchs[name], EXACT)
     tangent = {name: torch.cos(p) for name, p in parameters.items()}
-    _, dJ = jvp(lambda p: J(p, x, y), (parameters,), (tangent,))
+    dJ = jvp(lambda p: J(p, x, y), (parameters,), (tangent,))[1]
     along = torch.stack([(torchs[name] * tangent[name]).sum() for name in parameters]).sum()
     yield agree("jvp", dJ, along, EXACT)
     H = hessian(lambda b: J(parameters | {"mlp.fc2.bias": b}, x, y))(parameters["mlp.fc2.bias"])
@@ -57,7 +57,7 @@ def check_compile(setting: Setting) -> Iterator[Finding]:
                 yield agree(f"torch.compile of {name}, {symbol}: {case}", ours[symbol], eager[symbol], tolerance)
 
 
-def _gradients(run: torch.nn.Module, module: MLP | Objective, arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _gradients(run: Callable[..., Tensor], module: MLP | Objective, arguments: tuple[Tensor, ...]) -> dict[str, Tensor]:
     x = arguments[0].clone().requires_grad_()
     answer = run(x, *arguments[1:])
     layers = layers_of(module.mlp if isinstance(module, Objective) else module)

@@ -86,8 +86,8 @@ def check_updates(setting: Setting) -> Iterator[Finding]:
                     update, [t.double().cpu() for t in p], [[t.double().cpu() for t in of] for of in g], clip_norm
                 )
                 what = f"{update.name}{', clipping' if clip_norm < math.inf else ''}"
-                for shape, *three in zip(shapes, got, torchs, truth, strict=True):
-                    yield compare(f"{what}: {'×'.join(map(str, shape))}", dtype, *three)
+                for ours, eager, true in zip(got, torchs, truth, strict=True):
+                    yield compare(f"{what}: {'×'.join(map(str, true.shape))}", dtype, ours, eager, true)
 
 
 def _by_kernel(update: Update, p: list[Tensor], g: Sequence[Sequence[Tensor]], clip_norm: float) -> list[Tensor]:
