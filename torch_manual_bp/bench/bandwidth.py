@@ -53,7 +53,7 @@ def measure(
 
 
 class _Matrices:
-    """Three matrices of one size, with a bias, labels and targets; contents do not matter, as long as they are finite."""
+    """Three matrices of one size, with a bias, labels and targets; what is in them does not matter."""
 
     def __init__(self, size: int, columns: int, dtype: torch.dtype, device: str) -> None:
         rows = max(1, size // (columns * dtype.itemsize))

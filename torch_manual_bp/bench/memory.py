@@ -27,7 +27,10 @@ LEAST = {SHAPES[1]: 30.0, SHAPES[2]: 6.0}  # eager's bytes over ours
 
 
 def measure(settings: Settings, shapes: Sequence[Shape] = ()) -> Iterator[Row]:
-    """A row for each shape, by default the device's; one with the same net as the row before also has the ratio of their bytes."""
+    """A row for each shape, by default the device's.
+
+    One with the same net as the row before also has the ratio of their bytes.
+    """
     before: tuple[Shape, dict[str, int]] | None = None
     for activation in settings.activations or ("relu",):
         for shape in shapes or (SHAPES if settings.on_cpu else GPU_SHAPES):

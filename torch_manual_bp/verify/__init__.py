@@ -4,9 +4,9 @@ from .checks import CHECKS, OPS, run_check
 from .finding import Finding
 from .measurements import Measured, measure
 from .report import CHECK_COLUMNS, GOAL_COLUMNS, Session, check_rows, device_name, goal_rows, name_of
-from .sanitize import Sanitized, find_sanitizer, sanitize
+from .sanitizer import Sanitized, find_sanitizer, sanitize
 from .setting import Setting
-from .supervise import Checked, supervise
+from .supervisor import Checked, supervise
 
 __all__ = [
     "CHECKS",

@@ -1,4 +1,4 @@
-"""Runs checks in this process and prints what they find, a line of JSON each: what `supervise` starts and reads.
+"""Runs checks in this process and prints what they find, a line of JSON each: what the supervisor starts and reads.
 
 python -m torch_manual_bp.verify --device cuda "hidden ops" "lean steps"
 """

@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 def check_empty_batches(setting: Setting) -> Iterator[Finding]:
-    """No rows: each op returns, a mean is NaN with a gradient of 0, as in torch, and a step leaves the weights finite."""
+    """No rows: each op returns; a mean is NaN, its gradient 0, as in torch; a step leaves the weights alone."""
     for dtype in DTYPES:
         z, y = torch.empty(0, 7, device=setting.device, dtype=dtype), torch.empty(0, device=setting.device).long()
         for activation in ACTIVATIONS:
@@ -28,9 +28,10 @@ def check_empty_batches(setting: Setting) -> Iterator[Finding]:
         for loss in ("cross_entropy", "mse", "bce_with_logits"):
             case = Case("relu", loss, "auto", dtype, (0, *setting.sizes[1:]))
             yield from _without_rows(case, setting)
-        for reduction, expected in (("mean", torch.nan), ("sum", 0.0)):
+        for reduction in ("mean", "sum"):
             L, scale = kernels.cross_entropy_(z.clone(), None, y, None, None, 0.0, IGNORED, reduction)
-            as_torch = bool(L.isnan() if reduction == "mean" else expected == L) and scale == (reduction == "sum")
+            as_torch = L.isnan() if reduction == "mean" else L == 0
+            as_torch = bool(as_torch) and float(scale) == (reduction == "sum")
             yield holds(f"no rows: cross_entropy_, {reduction}, {dtype}", as_torch, f"L = {L}, scale = {scale}")
 
 
@@ -43,8 +44,7 @@ def _without_rows(case: Case, setting: Setting) -> Iterator[Finding]:
     J.backward()
     still = all(p.grad is not None and not p.grad.any() for p in objective.parameters())
     yield holds(f"no rows: Objective, {case}, {case.dtype}", bool(J.isnan()) and still, f"J = {J}, gradients not 0")
-    for name, leaf in layers_of(objective.mlp).items():
-        leaf.grad = None
+    objective.zero_grad()
     lean = objective.accumulate_grad(values["x"], values["y"])
     still = all(p.grad is not None and not p.grad.any() for p in objective.parameters())
     yield holds(f"no rows: accumulate_grad, {case}, {case.dtype}", bool(lean.isnan()) and still, f"J = {lean}")
@@ -97,7 +97,7 @@ def check_bad_labels(setting: Setting) -> Iterator[Finding]:
 
 def _unchecked_label(place: str, device: str, tile_rows: str, q: int) -> Finding:
     command = [sys.executable, "-c", _BAD_LABEL, device, tile_rows, str(q)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = ended.stdout + ended.stderr
     asserted = ended.returncode != 0 and ("device-side assert" in said or "ValueError" in said)
     return holds(f"a bad label, unchecked: {place}", asserted or "J is nan" in said, said[-1000:])

@@ -103,6 +103,6 @@ def eager_objective(case: Case, v: Values, y: Tensor) -> Tensor:
 
 
 def gradients(graph: Graph) -> Values:
-    """J, and ∂J/∂x, ∂J/∂w1, … by autograd, as dx, dw1, …"""
+    """J, and ∂J/∂x, ∂J/∂w1, … by autograd, by the names dx, dw1 and so on."""
     gradients = torch.autograd.grad(graph.J, list(graph.leaves.values()))
     return {"J": graph.J} | {f"d{name}": gradient for name, gradient in zip(graph.leaves, gradients, strict=True)}

@@ -14,8 +14,8 @@ import torch
 from .. import kernels
 from .finding import Finding
 from .measurements import Measured
-from .sanitize import Sanitized
-from .supervise import Checked
+from .sanitizer import Sanitized
+from .supervisor import Checked
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .checks import OPS
-from .supervise import WORKER
+from .supervisor import WORKER
 
 NAMESPACE = "tmb"
 TOOLS = {

@@ -62,7 +62,7 @@ def _one_worker(command: Sequence[str], deadline: float, limit: float) -> Iterat
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
         assert process.stdout is not None
         watch = _Watch(process, deadline, limit)
-        name, findings, begin = "", [], time.monotonic()
+        name, findings, begin = "", list[Finding](), time.monotonic()
         try:
             for event in _events(process.stdout):
                 if "begin" in event:
