@@ -73,7 +73,8 @@ class Session:
             lines += ["", "compute-sanitizer, errors in this package's kernels:", ""]
             lines += _table(("tool", "errors", "it said"), rows)
         if self.measured:
-            lines += ["", "## How fast is it?", "", *_table(GOAL_COLUMNS, goal_rows(self.measured))]
+            goals = goal_rows(self.measured)
+            lines += ["", "## How fast is it?", "", *(_table(GOAL_COLUMNS, goals) if goals else ())]
             lines += [f"\n- {m.question}: {_line(m.note)}" for m in self.measured if m.note]
             folder = name_of(self.device)
             for m in self.measured:
