@@ -14,7 +14,7 @@ def rows(quick):
 
 def test_every_op_is_measured_in_every_dtype(rows):
     names = {dtype: [row.labels["op"] for row in rows if row.labels["dtype"] == dtype] for dtype in DTYPES}
-    assert len(set(names["bfloat16"])) == len(names["bfloat16"]) == 17
+    assert len(set(names["bfloat16"])) == len(names["bfloat16"]) == 18
     assert names["float16"] == names["bfloat16"]
     updates = ["sgd_", "sgd_ with momentum", "adam_", "adam_, clipping"]
     assert names["float32"] == names["bfloat16"] + updates

@@ -80,6 +80,8 @@ def _ops(m: _Matrices, activations: Sequence[str]) -> Iterator[Op]:
     yield Op("dact_ from mask with db, relu", partial(kernels.dact_, a, mask, "relu", "mask", True), 2 * n + bits)
     yield Op("mse_", partial(kernels.mse_, a, bias, b, None, "sum"), 3 * n)
     yield Op("bce_with_logits_", partial(kernels.bce_with_logits_, a, bias, b, None, "sum"), 3 * n)
+    factor = torch.tensor(1 / 3, device=a.device)
+    yield Op("scaled", partial(kernels.scaled, b, factor), 2 * n)
     cross_entropy = partial(kernels.cross_entropy_, a, bias, y, None, None, 0.0, IGNORED, "sum")
     yield Op("cross_entropy_", cross_entropy, 2 * n)
     statistics = kernels.new_statistics(len(a), a)

@@ -9,13 +9,13 @@ from .finding import Finding
 from .hidden import check_hidden_ops
 from .large import check_large_tensors
 from .lean import check_autocast, check_lean_gradients, check_steps
-from .losses import check_class_tiles, check_cross_entropy, check_labels, check_target_losses
+from .losses import check_class_tiles, check_cross_entropy, check_labels, check_scaled, check_target_losses
 from .objectives import check_first_order, check_second_order
 from .repeatability import check_repeatability
 from .setting import Setting
 from .streams import check_graphs, check_second_device, check_side_stream, check_waiting
 from .transforms import check_compile, check_transforms
-from .updates import check_updates
+from .updates import check_sgd_products, check_updates
 
 Check = Callable[[Setting], Iterator[Finding]]
 
@@ -24,8 +24,10 @@ CHECKS: dict[str, Check] = {
     "cross_entropy": check_cross_entropy,
     "mse, bce_with_logits": check_target_losses,
     "classes in tiles": check_class_tiles,
+    "scaled logits": check_scaled,
     "labels": check_labels,
     "updates": check_updates,
+    "SGD in products": check_sgd_products,
     "first order": check_first_order,
     "lean gradients": check_lean_gradients,
     "lean steps": check_steps,
@@ -43,7 +45,10 @@ CHECKS: dict[str, Check] = {
     "torch.compile": check_compile,
 }
 # those that call the ops one by one, for compute-sanitizer
-OPS = ("hidden ops", "cross_entropy", "mse, bce_with_logits", "classes in tiles", "labels", "updates")
+OPS = (
+    "hidden ops", "cross_entropy", "mse, bce_with_logits", "classes in tiles", "scaled logits", "labels", "updates",
+    "SGD in products",
+)  # fmt: skip
 
 
 def run_check(name: str, setting: Setting) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from torch.optim import SGD
 from .. import kernels
 from ..equations import ACTIVATIONS
 from .finding import Finding, holds
+from .lean import large_head
 from .networks import Case, layers_of, objective_of, values_of
 from .setting import DTYPES, Setting
 
@@ -56,15 +57,14 @@ def _without_rows(case: Case, setting: Setting) -> Iterator[Finding]:
 # what a bad label is to end in: on a CUDA device unchecked labels are an assert, which takes the process with it
 _BAD_LABEL = """
 import sys, torch, torch_manual_bp as tmb
-device, tile_rows, q = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3])
-objective = tmb.Objective(tmb.MLP(8, 8, q, device=device), tile_rows=tile_rows)
-y = torch.zeros(256, dtype=torch.int64, device=device)
+device, tile_rows, B, q = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+objective = tmb.Objective(tmb.MLP(8, 8, q, device=device), tile_rows="auto" if tile_rows == "auto" else None)
+y = torch.zeros(B, dtype=torch.int64, device=device)
 y[100] = q
-J = objective(torch.randn(256, 8, device=device), y)
+J = objective(torch.randn(B, 8, device=device), y)
 J.backward()
 print("J is", J.item(), "and nothing was raised")
 """
-_PLACES = {"whole batch": ("None", 10), "in tiles": ("'auto'", 10), "classes in tiles": ("'auto'", 70_001)}
 
 
 def check_bad_labels(setting: Setting) -> Iterator[Finding]:
@@ -90,12 +90,17 @@ def check_bad_labels(setting: Setting) -> Iterator[Finding]:
         except ValueError as error:
             said = str(error)
         yield holds(f"a bad label, validate=True: {name}", f"got {case.sizes[3]}" in said, said)
-    for place, (tile_rows, q) in _PLACES.items():
-        yield _unchecked_label(place, str(setting.device), tile_rows, q)
+    B, _, _, q = large_head(setting.device, torch.float32)
+    for place, how in (
+        ("whole batch", ("whole", 256, 10)),
+        ("in tiles", ("auto", 256, 10)),
+        ("classes in tiles", ("auto", B, q)),
+    ):
+        yield _unchecked_label(place, [str(setting.device), *map(str, how)])
 
 
-def _unchecked_label(place: str, device: str, tile_rows: str, q: int) -> Finding:
-    command = [sys.executable, "-c", _BAD_LABEL, device, tile_rows, str(q)]
+def _unchecked_label(place: str, arguments: list[str]) -> Finding:
+    command = [sys.executable, "-c", _BAD_LABEL, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = ended.stdout + ended.stderr
     asserted = ended.returncode != 0 and ("device-side assert" in said or "ValueError" in said)

@@ -81,6 +81,10 @@ def _classes(m: list[Tensor], y: Tensor) -> Results:
     return Results((statistics,), (L, N))
 
 
+def _scaled(m: list[Tensor], y: Tensor) -> Results:
+    return Results((kernels.scaled(m[0], torch.tensor(1 / 3, device=m[0].device)),))
+
+
 def _mse(m: list[Tensor], y: Tensor) -> Results:
     return Results(sums=(kernels.mse_(m[0], _bias(m[0]), m[1], None, "sum")[0],))
 
@@ -110,6 +114,7 @@ LARGE = (
     Large("dact_ with db", 2, _dact),
     Large("cross_entropy_", 1, _cross_entropy),
     Large("class_statistics_, class_loss, cross_entropy_classes_", 1, _classes),
+    Large("scaled", 1, _scaled, returned=1),
     Large("mse_", 2, _mse),
     Large("bce_with_logits_", 2, _bce),
     Large("sgd_ with momentum", 3, _sgd, dtype=torch.float32),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from ..training.tiling import LIMITS
 from .finding import Finding, compare
 from .networks import (
     PARAMETERS,
@@ -22,16 +23,21 @@ from .networks import (
     truth_of,
     values_of,
 )
-from .setting import DTYPES, Samples, Setting
+from .setting import DTYPES, Samples, Setting, Sizes
 
 LOSSES = ("cross_entropy", "mse", "bce_with_logits")
 ROWS = 37  # of a tile that does not divide the batch
 SMALL = (64, 20, 64, 10)  # for which one call makes the whole step
-# so many logits that classes are tiled as well as rows, in float32 and in bfloat16
-LARGE_HEADS = {torch.float32: (256, 8, 8, 70_001), torch.bfloat16: (256, 8, 8, 140_000)}
 EPSILON = 1e-3  # of Adam: with torch's 1e-8 the first steps are the gradient's signs, where rounding decides
 
 Context = Callable[[], AbstractContextManager[Any]]
+
+
+def large_head(device: torch.device, dtype: torch.dtype) -> Sizes:
+    """B, d, h, q with so many logits that classes are tiled as well as rows."""
+    limits = LIMITS["cpu" if device.type == "cpu" else "accelerator"]
+    rows = limits.rows[0]
+    return rows, 8, 8, limits.logits // (rows * dtype.itemsize) + 1001
 
 
 def check_lean_gradients(setting: Setting) -> Iterator[Finding]:
@@ -39,8 +45,9 @@ def check_lean_gradients(setting: Setting) -> Iterator[Finding]:
     for activation, loss, dtype in itertools.product(("relu", "gelu"), LOSSES, DTYPES):
         case = Case(activation, loss, "auto", dtype, setting.sizes)
         yield from _gradients(case, setting, tiles=("auto", ROWS))
-    for dtype, sizes in LARGE_HEADS.items():
-        yield from _gradients(Case("relu", "cross_entropy", "auto", dtype, sizes), setting, tiles=("auto",))
+    for dtype in (torch.float32, torch.bfloat16):
+        head = Case("relu", "cross_entropy", "auto", dtype, large_head(setting.device, dtype))
+        yield from _gradients(head, setting, tiles=("auto",))
 
 
 def check_autocast(setting: Setting) -> Iterator[Finding]:
@@ -128,7 +135,7 @@ def check_steps(setting: Setting) -> Iterator[Finding]:
         for sizes, tile_rows in ((SMALL, "auto"), (setting.sizes, "auto"), (setting.sizes, ROWS)):
             case = Case("gelu", "cross_entropy", "auto", dtype, sizes)
             yield from _steps(training, case, setting, tile_rows)
-    head = Case("relu", "cross_entropy", "auto", torch.float32, LARGE_HEADS[torch.float32])
+    head = Case("relu", "cross_entropy", "auto", torch.float32, large_head(setting.device, torch.float32))
     yield from _steps(OPTIMIZERS[0], head, setting, "auto")
 
 

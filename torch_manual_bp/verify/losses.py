@@ -104,6 +104,19 @@ def check_class_tiles(setting: Setting) -> Iterator[Finding]:
                 yield from _compared(f"classes in tiles of {width}: {q} classes, {options}", batch, loss, L, scale, o)
 
 
+def check_scaled(setting: Setting) -> Iterator[Finding]:
+    """The upstream gradient times ∂L/∂o: a factor that a short dtype does not hold is not rounded to it."""
+    for dtype in DTYPES:
+        for q in (setting.sizes[3], 64):
+            samples = Samples(f"scaled {q}", setting.device, dtype)
+            G = samples.normal(setting.sizes[0], q)
+            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            factor = torch.tensor(1 / 3, dtype=wide, device=setting.device)
+            truth = G.double().cpu() * float(factor)
+            got, torchs = kernels.scaled(G, factor), (G.to(wide) * factor).to(dtype)
+            yield compare(f"scaled: {q} columns", dtype, got, torchs, truth)
+
+
 def check_labels(setting: Setting) -> Iterator[Finding]:
     """find_bad_label names the first bad row, and none where there is none."""
     rows, q = 100_000, 10

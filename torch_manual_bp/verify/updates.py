@@ -90,6 +90,35 @@ def check_updates(setting: Setting) -> Iterator[Finding]:
                     yield compare(f"{what}: {'×'.join(map(str, true.shape))}", dtype, ours, eager, true)
 
 
+FACTOR, DECAY = 0.25, 0.01  # of what is left of the gradients; weight_decay
+
+
+def check_sgd_products(setting: Setting) -> Iterator[Finding]:
+    """SGD inside the products of the weights' gradients, against the gradients multiplied out."""
+    B, d, h, q = setting.sizes
+    for dtype in DTYPES:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        samples = Samples("sgd_products_", setting.device, dtype)
+        p = [samples.normal(*shape) for shape in ((h, d), (h,), (q, h), (q,))]
+        left = [samples.normal(B, columns) for columns in (d, h, q, h)]
+        db = [samples.normal(n).to(wide) for n in (h, q)]
+        torchs = _products_by_torch(p, left, [t.to(dtype) for t in db])
+        truth = _products_by_torch(*([t.double().cpu() for t in of] for of in (p, left, db)))
+        w1, b1, w2, b2 = got = [t.clone() for t in p]
+        x, hidden, g, dz = left
+        hyper = _hyper(p, LEARNING_RATE, DECAY, 0.0)
+        kernels.sgd_products_(w1, b1, w2, b2, x, hidden, g, dz, *db, hyper, FACTOR)
+        for name, ours, eager, true in zip(("w1", "b1", "w2", "b2"), got, torchs, truth, strict=True):
+            yield compare(f"sgd_products_, {name}", dtype, ours, eager, true)
+
+
+def _products_by_torch(p: Sequence[Tensor], left: Sequence[Tensor], db: Sequence[Tensor]) -> list[Tensor]:
+    x, hidden, g, dz = left
+    gradients = (FACTOR * (dz.T @ x), db[0], FACTOR * (g.T @ hidden), db[1])
+    decays = (PENALTY + DECAY, DECAY) * 2
+    return [t - LEARNING_RATE * (gradient + decay * t) for t, gradient, decay in zip(p, gradients, decays, strict=True)]
+
+
 def _by_kernel(update: Update, p: list[Tensor], g: Sequence[Sequence[Tensor]], clip_norm: float) -> list[Tensor]:
     p = [t.clone() for t in p]
     step = update.ours(p)
