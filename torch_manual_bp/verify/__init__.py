@@ -3,8 +3,8 @@
 from .checks import CHECKS, OPS, run_check
 from .finding import Finding
 from .measurements import Measured, measure
-from .report import CHECK_COLUMNS, GOAL_COLUMNS, Session, check_rows, device_name, goal_rows, name_of
 from .sanitizer import Sanitized, find_sanitizer, sanitize
+from .session import CHECK_COLUMNS, GOAL_COLUMNS, Session, check_rows, device_name, goal_rows, name_of
 from .setting import Setting
 from .supervisor import Checked, supervise
 

@@ -107,7 +107,7 @@ def check_sgd_products(setting: Setting) -> Iterator[Finding]:
         w1, b1, w2, b2 = got = [t.clone() for t in p]
         x, hidden, g, dz = left
         hyper = _hyper(p, LEARNING_RATE, DECAY, 0.0)
-        kernels.sgd_products_(w1, b1, w2, b2, x, hidden, g, dz, *db, hyper, FACTOR)
+        kernels.sgd_products_(w1, b1, w2, b2, x, hidden, g, dz, db[0], db[1], hyper, FACTOR)
         for name, ours, eager, true in zip(("w1", "b1", "w2", "b2"), got, torchs, truth, strict=True):
             yield compare(f"sgd_products_, {name}", dtype, ours, eager, true)
 
