@@ -29,6 +29,12 @@ def test_the_rule(dtype, error, eager, ok):
     assert found.ok == ok and found.error == pytest.approx(error, rel=1e-3)
 
 
+def test_more_steps_are_owed_where_more_roundings_are_made():
+    assert not compare("a", torch.float32, off(9 * EPS), TRUTH, TRUTH).ok
+    assert compare("a", torch.float32, off(8.4 * EPS), TRUTH, TRUTH, steps=4).ok
+    assert not compare("a", torch.float32, off(8.6 * EPS), TRUTH, TRUTH, steps=4).ok
+
+
 def test_nan_and_a_wrong_shape_do_not_hold():
     assert not compare("a", torch.float64, TRUTH * torch.nan, TRUTH, TRUTH).ok
     wrong = compare("a", torch.float64, TRUTH[:2], TRUTH, TRUTH)

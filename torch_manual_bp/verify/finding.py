@@ -36,8 +36,9 @@ class Finding:
 
 
 def compare(
-    check: str, dtype: torch.dtype, ours: Tensor, eager: Tensor, truth: Tensor, size: float | None = None
-) -> Finding:
+    check: str, dtype: torch.dtype, ours: Tensor, eager: Tensor, truth: Tensor, size: float | None = None,
+    steps: float = 1.0,
+) -> Finding:  # fmt: skip
     """Ours and eager PyTorch's answer against the truth in float64, by the rule.
 
     Args:
@@ -47,15 +48,14 @@ def compare(
         eager: likewise.
         truth: float64, on the CPU.
         size: what errors are relative to: that of the terms, where the truth is a difference; its largest element else.
+        steps: of the dtype's rounding, the least that is doubled: eager can be right by luck.
     """
     if ours.shape != truth.shape:
         return Finding(check, str(dtype), ok=False, note=f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}")
     scale = size or largest(truth) or 1.0
     error, eager_error = (largest(t.detach().double().cpu() - truth) / scale for t in (ours, eager))
-    # eager can be right by luck, so a step in the last place is the least that is doubled; half a step more is the
-    # rounding of an exact result
-    step = torch.finfo(dtype).eps
-    allowed = EXACT if dtype == torch.float64 else RATIO * max(eager_error, step) + step / 2
+    step = torch.finfo(dtype).eps  # half of it is the rounding of an exact result
+    allowed = EXACT if dtype == torch.float64 else RATIO * max(eager_error, steps * step) + step / 2
     return Finding(check, str(dtype), error, eager_error, error <= allowed)
 
 
