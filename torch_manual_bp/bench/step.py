@@ -36,10 +36,10 @@ GPU_CASES = (
     Case(SGD, FEED_FORWARD, torch.bfloat16, peaks=True),
     Case(SGD, HEAD, torch.bfloat16, peaks=True),
     Case(SGD, GPU_SMALL),
-    Case(GRAPHS, GPU_SMALL),
     Case(ADAMW, GPU_SMALL),
     Case(SGD, GPU_MIDDLING),
     Case(BFLOAT16, GPU_MIDDLING, torch.float32),
+    Case(GRAPHS, GPU_SMALL),  # the last: an opponent that cannot be captured ends the rows
 )
 # by shape: step / matrix products at most, best opponent / step at least
 GOALS = dict(zip(SHAPES, ((0.5, 8.0), (1.15, 1.3), (1.05, 1.10), (1.03, 1.05), (1.03, 1.03)), strict=True))
