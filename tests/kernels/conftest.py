@@ -5,15 +5,21 @@ import torch
 
 from torch_manual_bp.kernels import _dispatch
 
+from . import cuda_on_cpu
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@pytest.fixture(params=["compiled", "plain"])
+@pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])
 def backend(request, monkeypatch):
-    """The compiled kernels and the plain-torch ones, in turn."""
+    """The compiled kernels, the plain-torch ones, and those for CUDA, run on the CPU, in turn."""
     if request.param == "plain":
         monkeypatch.setattr(_dispatch, "_cpu", None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
+    elif request.param == "cuda_on_cpu":
+        if why_not := cuda_on_cpu.why_not():
+            pytest.skip(why_not)
+        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(request.config.cache.mkdir("cuda_on_cpu")))
     elif _dispatch._cpu is None:
         pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
     with warnings.catch_warnings():
