@@ -107,6 +107,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.filterwarnings(NO_FLOAT16)
 @pytest.mark.parametrize(
     ("name", "op", "broken", "found"), BROKEN, ids=[f"{name}: {op} {found}" for name, op, _, found in BROKEN]
 )

@@ -158,7 +158,9 @@ def _counts(findings: Sequence[Finding]) -> dict[str, int]:
 
 def _worst(findings: Sequence[Finding]) -> dict[str, Any] | None:
     """The comparison whose error is the largest beside eager's, or beside a step of its dtype where that is larger."""
-    compared = [(f, f.error / max(f.eager_error, _STEPS[f.dtype])) for f in findings if f.eager_error > 0 and f.dtype in _STEPS]
+    compared = [
+        (f, f.error / max(f.eager_error, _STEPS[f.dtype])) for f in findings if f.eager_error > 0 and f.dtype in _STEPS
+    ]
     if not compared:
         return None
     worst, ratio = max(compared, key=lambda pair: pair[1])
