@@ -3,7 +3,7 @@
 
 python scripts/bench.py                          # every question; tables on the terminal and in docs/benchmarks
 python scripts/bench.py step --repeat 3          # one question, medians of three runs
-python scripts/bench.py step growth --no-compile --out /tmp/figures
+python scripts/bench.py step growth --no-compile --out runs/figures
 python scripts/bench.py bandwidth step --device cuda     # at sizes for a GPU; tables in docs/gpu/<device>
 """
 

@@ -5,7 +5,7 @@ python scripts/gpu_check.py                              # ten minutes; docs/gpu
 python scripts/gpu_check.py --sanitize                   # the ops under compute-sanitizer as well
 python scripts/gpu_check.py "CUDA graphs" "lean steps" --measure none
 python scripts/gpu_check.py --measure bandwidth step --check none --budget-minutes 5
-python scripts/gpu_check.py --device cpu --measure none --out /tmp/cpu
+python scripts/gpu_check.py --device cpu --measure none --out runs/cpu
 """
 
 import argparse
