@@ -13,28 +13,18 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 @pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])
 def backend(request, monkeypatch):
     """The compiled kernels, the plain-torch ones, and those for CUDA, run on the CPU, in turn."""
-    yield from _computed_by(request.param, request.config, monkeypatch)
-
-
-@pytest.fixture(params=["compiled", "cuda_on_cpu"])
-def one_call(request, monkeypatch):
-    """The kernels of whole nets, which have no counterpart in plain torch."""
-    yield from _computed_by(request.param, request.config, monkeypatch)
-
-
-def _computed_by(name, config, monkeypatch):
-    if name == "plain":
+    if request.param == "plain":
         monkeypatch.setattr(_dispatch, "_cpu", None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    elif name == "cuda_on_cpu":
+    elif request.param == "cuda_on_cpu":
         if why_not := cuda_on_cpu.why_not():
             pytest.skip(why_not)
-        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(config.cache.mkdir("cuda_on_cpu")))
+        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(request.config.cache.mkdir("cuda_on_cpu")))
     elif _dispatch._cpu is None:
         pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        yield name
+        yield request.param
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ _OPS = (
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
-    "fits_one_call",
     "mlp_forward",
     "objective_gradient_",
     "objective_sgd_",
@@ -105,6 +104,6 @@ def kernels_for(tensor: Tensor) -> Any:
     return fallback
 
 
-def compiled_for(tensor: Tensor) -> Any:
-    """The ops compiled for this tensor's device, among them those that have no fallback; or None."""
-    return _cpu if tensor.is_cpu else _cuda if tensor.is_cuda else None
+def cpu_kernels() -> Any:
+    """The ops compiled for the CPU, among them those that exist nowhere else; or None."""
+    return _cpu
