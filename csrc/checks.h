@@ -10,7 +10,6 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "activations.h"
@@ -193,21 +192,12 @@ inline void check_parameter(const char* op, const char* name, size_t i, const Te
                   shape_text(t.strides()));
 }
 
-// p, g and each state of the optimizer: as many tensors, alike in shape and dtype, contiguous, on one device.
-inline void check_update(const char* op, const Tensors& p,
-                         std::initializer_list<std::pair<const char*, const Tensors*>> beside,
-                         const Tensor& hyper, int64_t columns) {
-  check_hyper(op, hyper, static_cast<int64_t>(p.size()), columns);
-  for (const auto& [name, list] : beside) {
-    STD_TORCH_CHECK(list->size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ",
-                    list->size());
-  }
+// p itself, g, or a state of the optimizer: as many tensors as p, alike in shape and dtype, contiguous, on one device.
+inline void check_list(const char* op, const char* name, const Tensors& list, const Tensors& p) {
+  STD_TORCH_CHECK(list.size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ", list.size());
   for (size_t i = 0; i < p.size(); ++i) {
-    check_parameter(op, "p", i, p[i], p[i], p[0].scalar_type());
-    STD_TORCH_CHECK(p[i].device() == p[0].device(), op, ": p[", i, "] must be on the device of p[0]");
-    for (const auto& [name, list] : beside) {
-      check_parameter(op, name, i, (*list)[i], p[i], p[0].scalar_type());
-    }
+    check_parameter(op, name, i, list[i], p[i], p[0].scalar_type());
+    STD_TORCH_CHECK(list[i].device() == p[0].device(), op, ": ", name, "[", i, "] must be on the device of p[0]");
   }
 }
 

@@ -122,9 +122,10 @@ struct Amount {
 
 // How Σ r l and N become J, from which λ follows what the gradients are to be multiplied with.
 struct Reduction {
-  double factor, columns, normalizer, weight_decay;
-  bool mean;
+  double factor = 1, columns = 1, normalizer = 0, weight_decay = 0;
+  bool mean = false;
 
+  Reduction() = default;
   Reduction(const NetTensors& t, const LossArguments& a, double weight_decay)
       : factor(a.kind == static_cast<int64_t>(LossKind::mse) ? 2 : 1),  // (o − y)²′ = 2(o − y)
         columns(a.kind == static_cast<int64_t>(LossKind::cross_entropy) ? 1 : static_cast<double>(t.w2.size(0))),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "../hyper.h"
 #include "../net_arguments.h"
@@ -41,7 +42,7 @@ struct Chunks {
   int64_t count = 1, stride = 0;  // the sums of chunk c lie c · stride behind the first's
   const RowSums* rows = nullptr;  // null: scale is 1, there is no J
   int64_t rows_count = 0;         // ≤ kMostChunks
-  Reduction reduction{};
+  Reduction reduction;
 
   // By all threads of a block.
   __device__ Amount amount() const {
@@ -367,8 +368,8 @@ class AdamSteps {
  public:
   AdamSteps(const Tensors& step, const Tensor& hyper, const Tensor& p);
   const std::vector<AdamState>& states() const { return states_; }
-  void count_on_device(cudaStream_t stream) const;
-  void count_on_host() const;
+  void count_on_device(cudaStream_t stream) const;  // before the update, which reads them
+  void count_on_host() const;                       // after it
 
  private:
   std::vector<AdamState> states_;
