@@ -95,6 +95,12 @@ Tensor scalar(const Tensor& like, T value) {
   return result;
 }
 
+// A net of any size, by one way or the other.
+bool fits_one_call(Tensor x, int64_t, int64_t) {
+  check_matrix("fits_one_call", "x", x);
+  return x.scalar_type() == wide_type(x.scalar_type());
+}
+
 Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                      int64_t activation) {
   const NetTensors t{x, w1, w2, b1, b2};
@@ -257,6 +263,7 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {
+  m.impl("fits_one_call", TORCH_BOX(&tmb::fits_one_call));
   m.impl("mlp_forward", TORCH_BOX(&tmb::mlp_forward));
   m.impl("objective_gradient_", TORCH_BOX(&tmb::objective_gradient_));
   m.impl("objective_sgd_", TORCH_BOX(&tmb::objective_sgd_));

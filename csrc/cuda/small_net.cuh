@@ -12,7 +12,7 @@ namespace tmb {
 constexpr int kSide = 16;  // threads of a block's side; rows of a tile
 static_assert(kSide * kSide == kThreads);
 
-extern __shared__ __align__(16) unsigned char dynamic_shared[];
+alignas(16) extern __shared__ unsigned char dynamic_shared[];
 
 // Contiguous; a null bias is none, null weights are 1.
 template <typename T>
