@@ -28,6 +28,7 @@ _OPS = (
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
+    "fits_one_call",
     "mlp_forward",
     "objective_gradient_",
     "objective_sgd_",
@@ -102,6 +103,11 @@ def kernels_for(tensor: Tensor) -> Any:
         why = _reason or f"the compiled extension has no kernels for {device_type}"
         warnings.warn(f"torch_manual_bp computes in plain torch on {device_type}, slower: {why}", stacklevel=3)
     return fallback
+
+
+def compiled_kernels(tensor: Tensor) -> Any:
+    """The ops compiled for this tensor's device, among them those that have no fallback; or None."""
+    return _cpu if tensor.is_cpu else _cuda if tensor.is_cuda else None
 
 
 def cpu_kernels() -> Any:

@@ -1,30 +1,47 @@
 """A net's forward pass, the gradient of its objective, or a whole training step, in one call.
 
-For nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h, which says
-up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of `bias_act_`,
-`dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before anything is written.
+On the CPU, for nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h,
+which says up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of
+`bias_act_`, `dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before
+anything is written.
 
-These ops are compiled, for tensors on the CPU in float32 and float64; `has_one_call` asks. They have no other backend.
+On CUDA a net is taken whose weights fit in a block's shared memory, in two launches, three with clipping: its rows in
+chunks, whose sums are added up in a fixed order by the launch that updates (csrc/cuda/small_net.cuh). Nothing waits for
+the device, and a stream that is being captured takes it all. That this beats a CUDA graph of the single steps was
+reasoned, not measured: it needs no static inputs, no warm-up and no replay. Labels that are no class end in a device
+assert.
+
+These ops are compiled, for float32 and float64; `has_one_call` and `has_forward` ask. They have no other backend.
 Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that of the parameters as they were.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..equations import Loss
-from ._dispatch import cpu_kernels
+from ._dispatch import compiled_kernels, cpu_kernels
 from .codes import CODES, LOSS_CODES
 
 Maybe = Tensor | None
 Tensors = Sequence[Tensor]
 
 
-def has_one_call(x: Tensor) -> bool:
-    """Whether the ops of this module take tensors like x."""
-    return x.is_cpu and cpu_kernels() is not None and x.dtype in (torch.float32, torch.float64)
+_TYPES = (torch.float32, torch.float64)
+
+
+def has_one_call(x: Tensor, hidden: int, outputs: int) -> bool:
+    """Whether a net of x's columns, with layers so wide, has its gradient and its steps in one call."""
+    ops = compiled_kernels(x)
+    return ops is not None and x.dtype in _TYPES and (x.is_cpu or ops.fits_one_call(x, hidden, outputs))
+
+
+def has_forward(x: Tensor) -> bool:
+    """Whether `mlp_forward` takes tensors like x."""
+    return x.is_cpu and cpu_kernels() is not None and x.dtype in _TYPES
 
 
 def mlp_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
@@ -66,7 +83,7 @@ def objective_gradient_(
     Returns:
         J, 0-dim, in x's dtype.
     """
-    return cpu_kernels().objective_gradient_(
+    return compiled_kernels(x).objective_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, grad_scale, normalizer, add, dw1, db1, dw2, db2,
     )  # fmt: skip
@@ -82,7 +99,7 @@ def objective_sgd_(
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
     for weights and 0 for biases. The other arguments are those of `objective_gradient_` and `sgd_`.
     """
-    return cpu_kernels().objective_sgd_(
+    return compiled_kernels(x).objective_sgd_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
@@ -97,7 +114,7 @@ def objective_adam_(
 
     λ as in `objective_sgd_`; the other arguments are those of `objective_gradient_` and `adam_`.
     """
-    return cpu_kernels().objective_adam_(
+    return compiled_kernels(x).objective_adam_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,
@@ -111,9 +128,9 @@ class BoundStep:
     the op takes.
     """
 
-    def __init__(self, number: int) -> None:
-        self._number, self._op = number, cpu_kernels().step_bound_
-        weakref.finalize(self, _unbind, cpu_kernels().unbind, number).atexit = False
+    def __init__(self, ops: Any, number: int) -> None:
+        self._number, self._op = number, ops.step_bound_
+        weakref.finalize(self, _unbind, ops.unbind, number).atexit = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """J of the parameters as they were."""
@@ -131,11 +148,12 @@ def bind_sgd(
     weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float, nesterov: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_sgd_` of these."""
-    number = cpu_kernels().bind_sgd(
+    ops = compiled_kernels(w1)
+    number = ops.bind_sgd(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
-    return BoundStep(number)
+    return BoundStep(ops, number)
 
 
 def bind_adam(
@@ -144,8 +162,9 @@ def bind_adam(
     decoupled: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_adam_` of these."""
-    number = cpu_kernels().bind_adam(
+    ops = compiled_kernels(w1)
+    number = ops.bind_adam(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled,
     )  # fmt: skip
-    return BoundStep(number)
+    return BoundStep(ops, number)
