@@ -24,6 +24,7 @@ from .reference import (
     tensors,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
 TOLERANCE = 1e-12
 KINDS_OF_PHI = ["relu", "gelu"]  # h kept, and z kept
 
@@ -116,7 +117,7 @@ def test_autocast():
     J = tmb.Objective(mlp)
     results = []
     for f in (J, compiled(J, backend="aot_eager")):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             value = f(x, y)
         assert value.dtype == torch.float32
         results.append([value, *gradients(value, list(mlp.parameters()))])

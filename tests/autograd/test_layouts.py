@@ -19,6 +19,7 @@ from .reference import (
     tensors,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
 TOLERANCE = 1e-12
 
 

@@ -18,13 +18,14 @@ from .reference import (
     assert_close,
     composition,
     gradients,
+    here,
     leaves,
     objective,
     targets,
     tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("backend")
+pytestmark = pytest.mark.usefixtures("device", "backend")
 TOLERANCE = 1e-12
 BIASES = [
     pytest.param(
@@ -108,7 +109,7 @@ def option_targets(loss, options, B=12):
 def test_loss_options_are_torchs(loss, options):
     t, y = tensors(B=12), option_targets(loss, options)
     J = objective("tanh", loss, **options)(*t, y)
-    torchs = {{"class_weight": "weight"}.get(name, name): value for name, value in options.items()}
+    torchs = {{"class_weight": "weight"}.get(name, name): value for name, value in here(options).items()}
     expected = LOSS[loss](composition(*t, "tanh"), y, **torchs) + LAMBDA / 2 * (
         t[1].square().sum() + t[3].square().sum()
     )

@@ -20,6 +20,9 @@ from .reference import (
 )
 from .twins import twins
 
+pytestmark = pytest.mark.usefixtures("device")
+
+
 # -------------------------------------------------------------------------------------------------- hidden saved tensor
 
 

@@ -9,13 +9,14 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 @pytest.fixture(params=["compiled", "plain"])
-def backend(request, monkeypatch):
+def backend(request, device, monkeypatch):
     """The compiled kernels and the plain-torch ones, in turn."""
     if request.param == "plain":
-        monkeypatch.setattr(_dispatch, "_cpu", None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    elif _dispatch._cpu is None:
-        pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
+        for kernels in ("_cpu", "_cuda"):
+            monkeypatch.setattr(_dispatch, kernels, None)
+        monkeypatch.setattr(_dispatch, "_warned", {"meta", device})
+    else:
+        request.getfixturevalue("device_kernels")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield request.param

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from autograd.reference import here
 
 import torch_manual_bp as tmb
 
@@ -21,7 +22,7 @@ BIASES = [
 def objective_of(activation="tanh", loss="cross_entropy", *, d=5, h=6, q=4, hidden_bias=True, output_bias=True,
                  dtype=torch.float64, weight_decay=LAMBDA, **options):  # fmt: skip
     mlp = tmb.MLP(d, h, q, activation, hidden_bias, output_bias, dtype=dtype)
-    return tmb.Objective(mlp, loss, weight_decay, **options)
+    return tmb.Objective(mlp, loss, weight_decay, **here(options))
 
 
 def batch(loss="cross_entropy", B=7, d=5, q=4, dtype=torch.float64):

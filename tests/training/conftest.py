@@ -1,20 +1,8 @@
 import pytest
 
-from torch_manual_bp.kernels import _dispatch
 from torch_manual_bp.training import tiling
 
 from .cases import WAYS
-
-BACKENDS = ["compiled", "python"] if _dispatch._cpu is not None else ["python"]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
-    """On the compiled kernels, if there are any, and on their fallback in plain torch."""
-    if request.param == "python":
-        monkeypatch.setattr(_dispatch, "_cpu", None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    return request.param
 
 
 @pytest.fixture(params=list(WAYS))

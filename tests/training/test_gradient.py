@@ -9,6 +9,7 @@ from torch_manual_bp.equations import LOSSES
 
 from .cases import BIASES, LAMBDA, TILES, batch, found, objective_of, untiled
 
+pytestmark = pytest.mark.usefixtures("device")
 TOLERANCE = 1e-12
 
 

@@ -11,6 +11,7 @@ from torch_manual_bp.equations import LOSSES
 
 from .cases import batch, objective_of
 
+pytestmark = pytest.mark.usefixtures("device")
 SMALL_LAMBDA = 0.01
 SIZES = {"B": 64, "d": 32, "h": 48, "q": 10}
 THREE_TILES = 24
@@ -27,7 +28,7 @@ def of_tiles(way, activation, loss, weight_decay, autocast=False):
         for p, value in zip(mlp.parameters(), parameters, strict=True):
             p.data = value.detach()
         x = x.detach().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and x.dtype == torch.float32):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast and x.dtype == torch.float32):
             J = way(tmb.Objective(mlp, loss, weight_decay), x, y, tile_rows=THREE_TILES)
         found = [J, x.grad, *(p.grad for p in mlp.parameters())]
         assert [g.dtype for g in found[1:]] == [t[0].dtype] * 5
@@ -112,7 +113,7 @@ def test_autocast_leaves_float64_alone(way):
     way(objective, x, y, tile_rows=3)
     before = [p.grad.clone() for p in objective.parameters()]
     objective.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         way(objective, x, y, tile_rows=3)
     assert all(torch.equal(p.grad, g) for p, g in zip(objective.parameters(), before, strict=True))
 
@@ -120,7 +121,7 @@ def test_autocast_leaves_float64_alone(way):
 def test_mixed_inputs_under_autocast(way):
     """bfloat16 rows from one autocast layer into another, float32 targets from a data set."""
     objective, (x, y) = objective_of("gelu", "mse", dtype=torch.float32), batch("mse", dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         J = way(objective, x.bfloat16(), y, tile_rows=3)
         expected = objective_of("gelu", "mse", dtype=torch.float32)
         expected.load_state_dict(objective.state_dict())

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .cases import assert_same_state, batch, objective_of, state_of, untiled
 
+pytestmark = pytest.mark.usefixtures("device")
 TOLERANCE = 1e-10
 
 FUSED = {
@@ -46,7 +47,7 @@ clipped_or_not = pytest.mark.parametrize("clip_norm", [None, 0.05, 100.0], ids="
 
 
 def batches(steps, B=7, loss="cross_entropy"):
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     for _ in range(steps):
         x = torch.randn(B, 5, dtype=torch.float64, generator=generator)
         yield x, torch.randint(4, (B,), generator=generator)
@@ -263,7 +264,7 @@ def test_under_autocast(name):
         ours, torchs = twins(OPTIMIZERS[name], dtype=torch.float32)
         start = [p.detach().clone() for p in ours[0].parameters()]
         for x, y in batches(5):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(x.device.type, torch.bfloat16):
                 ours[0].step(x.float(), y, ours[1], tile_rows=tile_rows)
                 usual_step(torchs[0], x.float(), y, torchs[1])
         for p, q, before in zip(ours[0].parameters(), torchs[0].parameters(), start, strict=True):
