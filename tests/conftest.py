@@ -1,5 +1,5 @@
 import os
-from collections import Counter
+from collections import defaultdict
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ACCELERATOR = os.environ.get("TMB_TEST_DEVICE", "cuda")  # another of torch's de
 DEVICES = ("cpu", ACCELERATOR)
 
 
-def _why_absent(device):
+def why_absent(device):
     """Why nothing can run on this device; "" where something can."""
     module = getattr(torch, device, None)
     if module is None:
@@ -62,18 +62,17 @@ def backend(request, device, monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where there is no GPU, one skipped test a file stands for all that wait for one: they are as many as the others."""
-    why = _why_absent(ACCELERATOR)
+    """Without a GPU one skipped test of a file stands for all in it that wait for one: half of all tests do."""
+    why = why_absent(ACCELERATOR)
     if not why:
         return
-    waiting = [
-        item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("device") == ACCELERATOR
-    ]
-    number, standing = Counter(item.path for item in waiting), {}
-    for item in waiting:
-        standing.setdefault(item.path, item)
-    for path, item in standing.items():
-        tests = "1 test of this file waits" if number[path] == 1 else f"{number[path]} tests of this file wait"
-        item.add_marker(pytest.mark.skip(reason=f"{why}: {tests} for one"))
-    left_out = set(waiting) - set(standing.values())
+    waiting = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec") and item.callspec.params.get("device") == ACCELERATOR:
+            waiting[item.path].append(item)
+    left_out = set()
+    for first, *others in waiting.values():
+        first.add_marker(pytest.mark.skip(reason=f"{why}; so many tests of this file wait for one: {1 + len(others)}"))
+        left_out.update(others)
+    config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]

@@ -75,9 +75,14 @@ with_options_of_a_mean = pytest.mark.parametrize(
 )
 WEIGHTS = {
     "no row weights": None,
-    "row weights": torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0, 1.0, 0.0, 1.0, 2.0], dtype=torch.float64),
+    "row weights": [0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0, 1.0, 0.0, 1.0, 2.0],
 }
-with_row_weights = pytest.mark.parametrize("row_weight", WEIGHTS.values(), ids=WEIGHTS)
+with_row_weights = pytest.mark.parametrize("row_weight", WEIGHTS.values(), ids=WEIGHTS, indirect=True)
+
+
+@pytest.fixture
+def row_weight(request, device):
+    return None if request.param is None else torch.tensor(request.param, dtype=torch.float64)
 
 
 def batch_with_options(loss, options, B=11):

@@ -86,7 +86,9 @@ def test_the_sum_over_many_tiles_is_longer_than_its_terms():
         assert (p.grad.double() - true.grad).norm() <= 2**-7 * true.grad.norm()
 
 
-def test_float16_on_a_cpu_is_told_of_once():
+def test_float16_on_a_cpu_is_told_of_once(device):
+    if device != "cpu":
+        pytest.skip("it is the CPU that is slow in float16")
     door._warn_of_float16.cache_clear()
     objective, (x, y) = objective_of(dtype=torch.float16), batch(dtype=torch.float16)
     with pytest.warns(UserWarning, match="float16 matrix products take 20 to 100 times as long") as warned:
