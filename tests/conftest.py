@@ -1,5 +1,6 @@
 import os
 from collections import defaultdict
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -31,31 +32,38 @@ def activation(request):
 
 @pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
-    """Where tensors are made for which nothing else is said: on the CPU, then on the GPU."""
-    if request.param == "cpu":
-        yield request.param
-        return
+    """The CPU, then the GPU."""
     # an extension without kernels for it leaves it to plain torch, and says so once a process: in whichever test
     monkeypatch.setattr(_dispatch, "_warned", {*_dispatch._warned, request.param})
-    with torch.device(request.param):
-        yield request.param
+    return request.param
 
 
 @pytest.fixture
-def device_kernels(device):
+def on_device(device):
+    """Tensors are made on the CPU, then on the GPU, where nothing else is said.
+
+    By a mode of torch, under which a bound call is not taken, and Dynamo does not trace all: where that is the matter,
+    a test says ``device`` itself.
+    """
+    with nullcontext() if device == "cpu" else torch.device(device):
+        yield device
+
+
+@pytest.fixture
+def device_kernels(on_device):
     """The compiled ops, where the device has any."""
-    if {"cpu": _dispatch._cpu, "cuda": _dispatch._cuda}.get(device) is None:
-        pytest.skip(f"no compiled kernels for {device}: {_dispatch.backend()}")
+    if {"cpu": _dispatch._cpu, "cuda": _dispatch._cuda}.get(on_device) is None:
+        pytest.skip(f"no compiled kernels for {on_device}: {_dispatch.backend()}")
     return torch.ops.torch_manual_bp
 
 
 @pytest.fixture(params=["compiled", "python"])
-def backend(request, device, monkeypatch):
+def backend(request, on_device, monkeypatch):
     """On the compiled kernels of the device, if there are any, and on their fallback in plain torch."""
     if request.param == "python":
         for kernels in ("_cpu", "_cuda"):
             monkeypatch.setattr(_dispatch, kernels, None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", device})
+        monkeypatch.setattr(_dispatch, "_warned", {"meta", on_device})
     else:
         request.getfixturevalue("device_kernels")
     return request.param

@@ -23,7 +23,7 @@ from .reference import (
 
 TOLERANCE = 1e-11
 pytestmark = [
-    pytest.mark.usefixtures("device"),
+    pytest.mark.usefixtures("on_device"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),  # torch's linearize
 ]
 ALL = tuple(range(5))

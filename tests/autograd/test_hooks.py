@@ -13,7 +13,7 @@ import torch_manual_bp as tmb
 from .reference import LAMBDA, assert_close, gradients
 from .twins import twins
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 def pairs_of_layers(mlp, sequential):

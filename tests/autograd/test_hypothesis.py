@@ -20,7 +20,7 @@ from .reference import (
     tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 moderate = settings(

@@ -8,7 +8,7 @@ import torch_manual_bp as tmb
 
 from .twins import Phi
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 B, D, H, Q = 16, 32, 24, 10

@@ -25,7 +25,7 @@ from .reference import (
     tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("device", "backend")
+pytestmark = pytest.mark.usefixtures("backend")
 TOLERANCE = 1e-12
 BIASES = [
     pytest.param(

@@ -22,7 +22,7 @@ from .reference import (
     tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 SMALL = {"B": 2, "d": 3, "h": 4, "q": 3}
 SIZES = {name: size for name, size in SMALL.items() if name != "B"}
 

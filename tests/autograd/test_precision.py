@@ -8,7 +8,7 @@ import torch_manual_bp as tmb
 from .precision import assert_at_most_twice, mean_square_errors, under_autocast
 from .reference import NAMES, composition, gradients, objective, objective_composition, tensors
 
-pytestmark = pytest.mark.usefixtures("device", "backend")
+pytestmark = pytest.mark.usefixtures("backend")
 SMALL_LAMBDA = 0.01
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = [

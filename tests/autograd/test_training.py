@@ -10,7 +10,7 @@ import torch_manual_bp as tmb
 from .reference import LAMBDA, assert_close
 from .twins import batch, penalised, twins
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1),
     "SGD momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),

@@ -20,7 +20,7 @@ from .reference import (
 )
 from .twins import twins
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 # -------------------------------------------------------------------------------------------------- hidden saved tensor

@@ -9,12 +9,12 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 @pytest.fixture(params=["compiled", "plain"])
-def backend(request, device, monkeypatch):
+def backend(request, on_device, monkeypatch):
     """The compiled kernels and the plain-torch ones, in turn."""
     if request.param == "plain":
         for kernels in ("_cpu", "_cuda"):
             monkeypatch.setattr(_dispatch, kernels, None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", device})
+        monkeypatch.setattr(_dispatch, "_warned", {"meta", on_device})
     else:
         request.getfixturevalue("device_kernels")
     with warnings.catch_warnings():

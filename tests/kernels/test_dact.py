@@ -78,7 +78,7 @@ def test_the_same_sums_whatever_the_threads(backend, name, kind, shape):
     assert torch.equal(answers[0], answers[2])
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("on_device")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # one device
 @given(B=st.integers(0, 200), h=st.integers(1, 70), seed=st.integers(0, 99))
 def test_dact_is_linear_in_dh_and_sums_what_it_writes(B, h, seed):

@@ -8,7 +8,7 @@ import torch_manual_bp as tmb
 from torch_manual_bp.equations import ACTIVATIONS
 
 # What computes; what is refused is refused before it is asked where the tensors are.
-on_each_device = pytest.mark.usefixtures("device")
+on_each_device = pytest.mark.usefixtures("on_device")
 
 
 def f64(*shape):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 import torch_manual_bp as tmb
 
 # What computes; what is refused is refused before it is asked where the tensors are.
-on_each_device = pytest.mark.usefixtures("device")
+on_each_device = pytest.mark.usefixtures("on_device")
 
 
 def mlp(**options):

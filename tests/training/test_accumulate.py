@@ -14,7 +14,7 @@ import torch_manual_bp as tmb
 
 from .cases import LAMBDA, batch, found, objective_of, untiled
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 REFUSED = "^Objective: with tile_rows there is no second derivative.*use tile_rows=None"
 

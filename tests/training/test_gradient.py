@@ -9,7 +9,7 @@ from torch_manual_bp.equations import LOSSES
 
 from .cases import BIASES, LAMBDA, TILES, batch, found, objective_of, untiled
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 
 
@@ -81,7 +81,7 @@ with_row_weights = pytest.mark.parametrize("row_weight", WEIGHTS.values(), ids=W
 
 
 @pytest.fixture
-def row_weight(request, device):
+def row_weight(request, on_device):
     return None if request.param is None else torch.tensor(request.param, dtype=torch.float64)
 
 

@@ -11,7 +11,7 @@ from torch_manual_bp.equations import LOSSES
 
 from .cases import batch, objective_of
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 SMALL_LAMBDA = 0.01
 SIZES = {"B": 64, "d": 32, "h": 48, "q": 10}
 THREE_TILES = 24

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .cases import assert_same_state, batch, objective_of, state_of, untiled
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-10
 
 FUSED = {
