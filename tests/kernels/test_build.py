@@ -1,6 +1,7 @@
 """The build where something is missing: a working pure-Python package, and a plain word on why."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,50 @@ def test_forced_cuda_stops_the_build_where_it_cannot_be(source, tmp_path):
     assert result.returncode != 0
     assert "TMB_FORCE_CUDA=1: the CUDA kernels cannot be built without" in result.stderr
     assert "nvcc (set CUDA_HOME)" in result.stderr
+
+
+# A CUDA build of torch and no GPU, as far as setup.py asks; it is asked no further than for the flags.
+PRETEND = """
+import runpy, sys, torch
+from torch.utils import cpp_extension
+torch.version.cuda, cpp_extension.CUDA_HOME, torch.cuda.device_count = "13.0", sys.argv[1], lambda: 0
+cpp_extension.CUDAExtension = lambda *_, extra_compile_args, **__: sys.exit(" ".join(extra_compile_args["nvcc"]))
+sys.argv = ["setup.py", "--version"]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def flags_for(source, tmp_path):
+    """What the build gives to an nvcc of this release that knows these targets."""
+
+    def flags(release, known, **environment):
+        nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True, exist_ok=True)
+        listed = "".join(f"compute_{number}\\n" for number in known)
+        nvcc.write_text(f'#!/bin/sh\n[ "$1" = -V ] && echo "release {release}, V{release}.1" || printf "{listed}"\n')
+        nvcc.chmod(0o755)
+        command = [sys.executable, "-c", PRETEND, str(tmp_path / "cuda")]
+        return run(command, source, **{"TMB_FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "", **environment}).stderr
+
+    return flags
+
+
+def test_without_a_gpu_there_is_code_for_every_generation(flags_for):
+    """Of its first member, for it runs on the others, and as PTX of the newest, for those to come."""
+    said = flags_for("13.0", (75, 80, 86, 89, 90, 100, 103, 120, 121))
+    assert re.findall(r",code=(\w+)", said) == ["sm_80", "sm_90", "sm_100", "sm_120", "compute_121"]
+    assert re.findall(r"arch=compute_(\w+)", said) == ["80", "90", "100", "120", "121"]
+
+
+def test_the_list_of_generations_is_left_to_torch_where_it_is_given(flags_for):
+    said = flags_for("13.0", (80, 90), TORCH_CUDA_ARCH_LIST="8.6")
+    assert "--expt-relaxed-constexpr" in said and "arch=" not in said
+
+
+def test_an_nvcc_of_another_release_than_torchs(flags_for):
+    said = flags_for("12.8", (80, 90))
+    assert "cannot be built without nvcc of CUDA 13.0, with which torch was built (set CUDA_HOME)" in said
 
 
 def test_the_switch_keeps_the_extension_out():
