@@ -1,4 +1,4 @@
-"""The build where something is missing: a working pure-Python package, and a plain word on why."""
+"""The build: where something is missing a working pure-Python package, and a plain word on why; one binary for all."""
 
 import os
 import re
@@ -29,10 +29,9 @@ print(kernels.backend())
 """
 
 
-@pytest.fixture
-def source(tmp_path):
+def copy_of_sources(folder):
     """What is built from, without build products."""
-    copy = tmp_path / "source"
+    copy = folder / "source"
     copy.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -41,9 +40,14 @@ def source(tmp_path):
     return copy
 
 
-def run(command, cwd, **environment):
+@pytest.fixture
+def source(tmp_path):
+    return copy_of_sources(tmp_path)
+
+
+def run(command, cwd, timeout=300, **environment):
     environment = {**os.environ, "PYTHONPATH": "", **environment}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def build_wheel(source, **environment):
@@ -137,15 +141,68 @@ def test_the_switch_keeps_the_extension_out():
     assert result.stdout.splitlines()[1] == "python (TMB_DISABLE_EXTENSION is set)"
 
 
-@pytest.mark.slow
-def test_one_binary_for_every_python(source, tmp_path):
-    """The wheel carries the stable ABI's tag, and its library loads, where there is a compiler."""
+# ------------------------------------------------------------------------------------------------------- one for all
+
+# Pythons with another torch, or of another version, or both, each with pytest, xdist, hypothesis and numpy.
+OTHERS = [path for path in os.environ.get("TMB_OTHER_PYTHONS", "").split(os.pathsep) if path]
+# What calls each op, in every dtype and under autograd, and the one call and its bindings, which hold on to tensors.
+CORE = (
+    "autograd/test_oracle.py",
+    "kernels",
+    "nn/test_bound.py",
+    "training/test_gradient.py",
+    "training/test_update.py",
+)
+NOT_OF_A_WHEEL = ("kernels/test_build.py", "kernels/test_cuda_compile.py")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built here, where there is a compiler; takes a minute or two."""
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no C++ compiler")
-    wheel, _ = build_wheel(source, MAX_JOBS="2", TMB_FORCE_CUDA="0")
-    assert "-cp310-abi3-" in wheel.name
+    built, _ = build_wheel(copy_of_sources(tmp_path_factory.mktemp("wheel")), MAX_JOBS="2", TMB_FORCE_CUDA="0")
+    return built
+
+
+@pytest.fixture
+def installed(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
-        assert "torch_manual_bp/_C.abi3.so" in archive.namelist()
         archive.extractall(tmp_path / "installed")
+    return tmp_path / "installed"
+
+
+@pytest.mark.slow
+def test_one_binary_for_every_python(wheel, installed, tmp_path):
+    """The wheel carries the stable ABI's tag, and its library loads."""
+    assert "-cp310-abi3-" in wheel.name
+    assert (installed / "torch_manual_bp" / "_C.abi3.so").exists()
     command = [sys.executable, "-c", "from torch_manual_bp import kernels; print(kernels.backend())"]
-    assert run(command, tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.strip() == "cpu"
+    assert run(command, tmp_path, PYTHONPATH=str(installed)).stdout.strip() == "cpu"
+
+
+@pytest.mark.slow
+def test_the_tag_is_true(wheel):
+    """Nothing of CPython but what its stable ABI of 3.10 has."""
+    pytest.importorskip("abi3audit")
+    result = run([sys.executable, "-m", "abi3audit", "--strict", "--report", str(wheel)], wheel.parent)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", OTHERS or [None])
+def test_the_core_under_another_torch(python, request, tmp_path):
+    """The binary that was built against this torch, in the environments that TMB_OTHER_PYTHONS names."""
+    if python is None:
+        pytest.skip("TMB_OTHER_PYTHONS names no other Python, one with another torch: see CONTRIBUTING.md")
+    installed = request.getfixturevalue("installed")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    environment = {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    command = [python, "-c", "from torch_manual_bp import kernels; print(kernels.__file__, kernels.backend())"]
+    said = run(command, tmp_path, **environment)
+    assert said.stdout.split() == [str(installed / "torch_manual_bp" / "kernels" / "__init__.py"), "cpu"], said.stderr
+    command = [python, "-m", "pytest", "-q", "-n", "2", *(f"tests/{name}" for name in CORE)]
+    command += [f"--ignore=tests/{name}" for name in NOT_OF_A_WHEEL]
+    result = run(command, tmp_path, timeout=1800, **environment)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
