@@ -2,6 +2,7 @@ import pytest
 
 from torch_manual_bp.training import tiling
 
+from . import cases
 from .cases import WAYS
 
 
@@ -16,3 +17,10 @@ def three_classes(monkeypatch):
     """Tiles of three classes, however few there are of them all."""
     monkeypatch.setattr(tiling, "LOGITS_BYTES", 0)
     monkeypatch.setattr(tiling, "CLASSES", 3)
+
+
+@pytest.fixture
+def made_on_device(device, monkeypatch):
+    """Objectives and batches are on the CPU, then on the GPU, and nothing else is: as in a script that says device=…"""
+    monkeypatch.setattr(cases, "makers_device", device)
+    return device

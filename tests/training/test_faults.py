@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .cases import assert_same_state, batch, found, objective_of, state_of, untiled
 
-pytestmark = pytest.mark.usefixtures("on_device")
+pytestmark = pytest.mark.usefixtures("made_on_device")
 TOLERANCE = 1e-12
 
 
