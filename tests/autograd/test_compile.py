@@ -82,14 +82,14 @@ def test_without_a_gradient():
 @on_each_device
 @pytest.mark.parametrize("which", ["mlp", "objective"])
 def test_dynamic_batch(which):
-    """One graph for every batch size from 2 on: no recompilation (and no inductor, which adds nothing to that)."""
+    """What the first batch compiles serves every size from 2 on (and no inductor, which adds nothing to that)."""
     _, *parameters = tensors()
     J = objective("gelu", "mse")
 
     def value(x, y, *parameters):
         return tmb.functional.mlp(x, *parameters, "gelu").sin().sum() if which == "mlp" else J(x, *parameters, y)
 
-    graphs = []
+    graphs, after_each = [], []
 
     def counting(graph, example_inputs):
         graphs.append(graph)
@@ -102,7 +102,8 @@ def test_dynamic_batch(which):
         at = [x, *parameters]
         got, expected = step(x, y, *parameters), value(x, y, *parameters)
         assert_close([got, *gradients(got, at)], [expected, *gradients(expected, at)], TOLERANCE)
-    assert len(graphs) == 1
+        after_each.append(len(graphs))
+    assert after_each[0] > 0 and len(set(after_each)) == 1  # torch 2.11 makes two graphs of the first call, 2.13 one
 
 
 @on_each_device
