@@ -68,10 +68,8 @@ def test_grad_scaler_with_autocast(dtype):
     mlp, sequential = twins("gelu", dtype=torch.float32)
     x, y = batch(64, torch.float32)
     for module, J in ((mlp, tmb.Objective(mlp)), (sequential, lambda x, y: F.cross_entropy(sequential(x), y))):
-        scaler, optimizer = (
-            torch.amp.GradScaler(x.device.type, init_scale=1024.0),
-            torch.optim.SGD(module.parameters(), 1.0),
-        )
+        scaler = torch.amp.GradScaler(x.device.type, init_scale=1024.0)
+        optimizer = torch.optim.SGD(module.parameters(), 1.0)
         for _ in range(3):
             optimizer.zero_grad()
             with torch.autocast(x.device.type, dtype):
@@ -87,7 +85,8 @@ def test_grad_scaler_skips_a_step_that_overflowed():
     mlp, _ = twins("relu", dtype=torch.float32)
     before = [p.detach().clone() for p in mlp.parameters()]
     x, y = batch(8, torch.float32)
-    scaler, optimizer = torch.amp.GradScaler(x.device.type, init_scale=2.0**16), torch.optim.SGD(mlp.parameters(), 1.0)
+    scaler = torch.amp.GradScaler(x.device.type, init_scale=2.0**16)
+    optimizer = torch.optim.SGD(mlp.parameters(), 1.0)
     scaler.scale(tmb.Objective(mlp)(x * 1e38, y)).backward()
     scaler.step(optimizer)
     scaler.update()
