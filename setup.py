@@ -59,7 +59,7 @@ def extension() -> tuple[dict, str]:
         "torch_manual_bp._C",
         sources,
         define_macros=MACROS + [("USE_CUDA", None)] * cuda,
-        extra_compile_args={"cxx": CXX, "nvcc": flags},
+        extra_compile_args={"cxx": CXX, "nvcc": flags or []},
         py_limited_api=True,
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}, ""
