@@ -51,7 +51,7 @@ def run(command, cwd, timeout=300, **environment):
 
 
 def build_wheel(source, **environment):
-    result = run([sys.executable, "setup.py", "-q", "bdist_wheel"], source, **environment)
+    result = run([sys.executable, "setup.py", "-q", "bdist_wheel"], source, timeout=900, **environment)
     assert result.returncode == 0, result.stderr
     (wheel,) = (source / "dist").glob("*.whl")
     return wheel, result.stderr
