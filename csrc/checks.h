@@ -19,6 +19,7 @@ namespace tmb {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
+using Tensors = std::vector<Tensor>;
 
 // The dtype that is computed in, which losses and weights have.
 inline ScalarType wide_type(ScalarType type) { return type == ScalarType::Double ? type : ScalarType::Float; }
@@ -99,6 +100,11 @@ inline Activation check_dact(const char* op, const Tensor& dh, const Tensor& sav
                   ": φ′ does not follow from h for activation ", activation);
   check_beside(op, "saved", saved, {dh.size(0), dh.size(1)}, dh.scalar_type(), dh);
   return a;
+}
+
+inline void check_scaled(const char* op, const Tensor& g, const Tensor& factor) {
+  check_matrix(op, "g", g);
+  check_beside(op, "factor", factor, {}, wide_type(g.scalar_type()), g);
 }
 
 inline void check_targets(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
@@ -184,12 +190,32 @@ inline void check_parameter(const char* op, const char* name, size_t i, const Te
                   shape_text(t.strides()));
 }
 
-inline void check_steps(const char* op, const std::vector<Tensor>& step, size_t parameters) {
+// All of them on the CPU, or all on the device of the parameters, whose number it must be.
+inline void check_steps(const char* op, const Tensors& step, size_t parameters, const Tensor& p) {
   STD_TORCH_CHECK(step.size() == parameters, op, ": step must have ", parameters, " tensors as p, got ", step.size());
   for (const Tensor& t : step) {
     STD_TORCH_CHECK(t.numel() == 1 && t.scalar_type() == ScalarType::Float, op,
                     ": step must hold float32 tensors of one number, got ",
                     torch::headeronly::toString(t.scalar_type()), " of shape ", shape_text(t.sizes()));
+    STD_TORCH_CHECK(t.device() == step[0].device() && (t.is_cpu() || t.device() == p.device()), op,
+                    ": step must hold tensors on the CPU, or on the device of p");
+  }
+}
+
+// p, g and each state of the optimizer: as many tensors, alike in shape and dtype, contiguous.
+inline void check_update(const char* op, const Tensors& p,
+                         std::initializer_list<std::pair<const char*, const Tensors*>> beside, const Tensor& hyper,
+                         int64_t columns) {
+  check_hyper(op, hyper, static_cast<int64_t>(p.size()), columns);
+  for (const auto& [name, list] : beside) {
+    STD_TORCH_CHECK(list->size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ",
+                    list->size());
+  }
+  for (size_t i = 0; i < p.size(); ++i) {
+    check_parameter(op, "p", i, p[i], p[i], p[0].scalar_type());
+    for (const auto& [name, list] : beside) {
+      check_parameter(op, name, i, (*list)[i], p[i], p[0].scalar_type());
+    }
   }
 }
 

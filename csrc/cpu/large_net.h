@@ -2,7 +2,7 @@
 #pragma once
 
 #include "losses.h"
-#include "net_arguments.h"
+#include "../net_arguments.h"
 
 namespace tmb {
 

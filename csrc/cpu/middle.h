@@ -4,7 +4,7 @@
 #pragma once
 
 #include "losses.h"
-#include "net_arguments.h"
+#include "../net_arguments.h"
 #include "products.h"
 
 namespace tmb {

@@ -13,8 +13,6 @@
 namespace tmb {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-
 template <typename T>
 SmallNet<T> net_of(const NetTensors& t, Activation activation) {
   return {const_data<T>(t.x), const_data<T>(t.w1), const_data<T>(t.b1), const_data<T>(t.w2), const_data<T>(t.b2),
@@ -31,9 +29,9 @@ struct Amount {
 template <typename T>
 Amount amount_of(const NetTensors& t, const LossArguments& a, double weight_decay, double loss, double N) {
   const double per_row = a.normalizer > 0 ? a.normalizer : N;
-  const bool labels = a.kind == static_cast<int64_t>(LossKind::cross_entropy);
+  const bool labels = a.is(LossKind::cross_entropy);
   const double divisor = !a.mean ? 1 : labels ? per_row : per_row * static_cast<double>(t.w2.size(0));
-  const double factor = a.kind == static_cast<int64_t>(LossKind::mse) ? 2 : 1;  // (o − y)²′ = 2(o − y)
+  const double factor = a.is(LossKind::mse) ? 2 : 1;  // (o − y)²′ = 2(o − y)
   const double share = a.normalizer > 0 ? N / a.normalizer : 1;
   double J = loss / divisor;
   if (weight_decay != 0) {
@@ -92,41 +90,15 @@ Gradient<T> gradient_of(const NetTensors& t, const LossArguments& a, Activation 
   return (is_small(t) ? &small_gradient<T> : &large_gradient<T>)(t, a, activation, weight_decay, wanted);
 }
 
-Activation check_net(const char* op, const NetTensors& t, int64_t activation) {
-  check_matrix(op, "x", t.x);
-  check_matrix(op, "w1", t.w1);
-  check_matrix(op, "w2", t.w2);
-  const ScalarType type = t.x.scalar_type();
-  STD_TORCH_CHECK(type == wide_type(type), op, ": x must be float32 or float64, got ",
-                  torch::headeronly::toString(type));
-  const int64_t h = t.w1.size(0), q = t.w2.size(0);
-  check_beside(op, "w1", t.w1, {h, t.x.size(1)}, type, t.x);
-  check_beside(op, "b1", t.b1, {h}, type, t.x);
-  check_beside(op, "w2", t.w2, {q, h}, type, t.x);
-  check_beside(op, "b2", t.b2, {q}, type, t.x);
-  return checked_activation(op, activation);
-}
-
-Activation check_step(const char* op, const NetTensors& t, const LossArguments& a, int64_t activation) {
-  const Activation phi = check_net(op, t, activation);
-  const int64_t B = t.x.size(0), q = t.w2.size(0);
-  const ScalarType type = t.x.scalar_type();
-  STD_TORCH_CHECK(a.kind >= 0 && a.kind <= static_cast<int64_t>(LossKind::bce_with_logits), op,
-                  ": loss must be in [0, 2], got ", a.kind);
-  STD_TORCH_CHECK(a.normalizer == 0 || (a.mean && a.normalizer > 0), op,
-                  ": normalizer must be positive, and the loss a mean, or 0; got ", a.normalizer);
-  check_beside(op, "row_weight", a.row_weight, {B}, type, t.x);
-  if (a.kind != static_cast<int64_t>(LossKind::cross_entropy)) {
-    check_beside(op, "y", a.y, {B, q}, type, t.x);
-    return phi;
+Activation check_step_and_labels(const char* op, const NetTensors& t, const LossArguments& a, int64_t activation) {
+  const Activation phi = check_step(op, t, a, activation);
+  if (a.is(LossKind::cross_entropy)) {
+    const int64_t q = t.w2.size(0);
+    const int64_t* const labels = const_data<int64_t>(a.y);
+    const int64_t bad = first_bad_label(labels, t.x.size(0), q, a.ignore_index);
+    STD_TORCH_CHECK(bad < 0, op, ": y must hold labels in [0, ", q, ") or ", a.ignore_index, "; got ", labels[bad],
+                    " at row ", bad);
   }
-  check_beside(op, "y", a.y, {B}, ScalarType::Long, t.x);
-  check_beside(op, "class_weight", a.class_weight, {q}, type, t.x);
-  check_smoothing(op, a.smoothing);
-  const int64_t* const labels = const_data<int64_t>(a.y);
-  const int64_t bad = first_bad_label(labels, B, q, a.ignore_index);
-  STD_TORCH_CHECK(bad < 0, op, ": y must hold labels in [0, ", q, ") or ", a.ignore_index, "; got ", labels[bad],
-                  " at row ", bad);
   return phi;
 }
 
@@ -136,6 +108,8 @@ Tensor scalar(const Tensor& like, T value) {
   *data<T>(result) = value;
   return result;
 }
+
+bool fits_one_call(Tensor x, int64_t, int64_t) { return x.scalar_type() == wide_type(x.scalar_type()); }
 
 Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                      int64_t activation) {
@@ -175,12 +149,9 @@ Tensor objective_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& 
   constexpr const char* op = "objective_gradient_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, normalizer};
-  const Activation phi = check_step(op, t, a, activation);
+  const Activation phi = check_step_and_labels(op, t, a, activation);
+  check_gradients(op, t, dw1, db1, dw2, db2);
   const int64_t d = w1.size(1), h = w1.size(0), q = w2.size(0);
-  check_beside(op, "dw1", dw1, {h, d}, x.scalar_type(), x);
-  check_beside(op, "db1", db1, {h}, x.scalar_type(), x);
-  check_beside(op, "dw2", dw2, {q, h}, x.scalar_type(), x);
-  check_beside(op, "db2", db2, {q}, x.scalar_type(), x);
   const Wanted wanted{dw1.has_value(), db1.has_value(), dw2.has_value(), db2.has_value()};
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -195,43 +166,19 @@ Tensor objective_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& 
   });
 }
 
-// The net's parameters in their fixed order, w1, b1, w2, b2, of which the biases may be absent.
-struct InOrder {
-  const Tensor* parameters[4];
-  int64_t count = 0;
-
-  explicit InOrder(const NetTensors& t) {
-    parameters[count++] = &t.w1;
-    if (t.b1.has_value()) {
-      parameters[count++] = &*t.b1;
-    }
-    parameters[count++] = &t.w2;
-    if (t.b2.has_value()) {
-      parameters[count++] = &*t.b2;
-    }
+// What an update is given; `first` and `second` may be empty.
+template <typename T>
+std::array<Parameter<T>, 4> updates_of(const InOrder& in_order, const Gradient<T>& g, const Tensors& first,
+                                       const Tensors& second) {
+  std::array<Parameter<T>, 4> result;
+  const T* const all[] = {g.dw1, g.db1, g.dw2, g.db2};
+  for (int64_t i = 0; i < in_order.count; ++i) {
+    const Tensor& p = *in_order.parameters[i];
+    result[i] = {data<T>(p), all[in_order.places[i]], p.numel(), first.empty() ? nullptr : data<T>(first[i]),
+                 second.empty() ? nullptr : data<T>(second[i]), 0};
   }
-
-  void check(const char* op, const char* name, const Tensors& state) const {
-    STD_TORCH_CHECK(static_cast<int64_t>(state.size()) == count, op, ": ", name, " must have ", count,
-                    " tensors, one for each parameter, got ", state.size());
-    for (int64_t i = 0; i < count; ++i) {
-      check_parameter(op, name, i, state[i], *parameters[i], parameters[i]->scalar_type());
-    }
-  }
-
-  // What an update is given; `first` and `second` may be empty.
-  template <typename T>
-  std::array<Parameter<T>, 4> with(const Gradient<T>& g, const Tensors& first, const Tensors& second) const {
-    std::array<Parameter<T>, 4> result;
-    const bool has_b1 = count == 4 || (count == 3 && parameters[1]->dim() == 1);
-    const T* const all[] = {g.dw1, g.db1, g.dw2, g.db2};
-    for (int64_t i = 0; i < count; ++i) {
-      result[i] = {data<T>(*parameters[i]), all[i > 0 && !has_b1 ? i + 1 : i], parameters[i]->numel(),
-                   first.empty() ? nullptr : data<T>(first[i]), second.empty() ? nullptr : data<T>(second[i]), 0};
-    }
-    return result;
-  }
-};
+  return result;
+}
 
 Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
 
@@ -276,7 +223,7 @@ Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_w
   constexpr const char* op = "objective_sgd_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
-  const Activation phi = check_step(op, t, a, activation);
+  const Activation phi = check_step_and_labels(op, t, a, activation);
   const InOrder in_order(t);
   check_hyper(op, hyper, in_order.count, kHyperColumns<SgdHyper>);
   if (!momentum_buffer.empty()) {
@@ -290,7 +237,7 @@ Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_w
     }
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
     Tensor J = scalar(x, static_cast<T>(g.amount.J));
-    const auto parameters = in_order.with<T>(g, momentum_buffer, {});
+    const auto parameters = updates_of<T>(in_order, g, momentum_buffer, {});
     sgd_update(parameters.data(), const_data<SgdHyper>(hyper), in_order.count, g.amount.scale, clip_norm, nesterov);
     return J;
   });
@@ -304,17 +251,17 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
   constexpr const char* op = "objective_adam_";
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, 0};
-  const Activation phi = check_step(op, t, a, activation);
+  const Activation phi = check_step_and_labels(op, t, a, activation);
   const InOrder in_order(t);
   check_hyper(op, hyper, in_order.count, kHyperColumns<AdamHyper>);
   in_order.check(op, "exp_avg", exp_avg);
   in_order.check(op, "exp_avg_sq", exp_avg_sq);
-  check_steps(op, step, in_order.count);
+  check_steps(op, step, in_order.count, w1);
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
     Tensor J = scalar(x, static_cast<T>(g.amount.J));
-    auto parameters = in_order.with<T>(g, exp_avg, exp_avg_sq);
+    auto parameters = updates_of<T>(in_order, g, exp_avg, exp_avg_sq);
     for (int64_t i = 0; i < in_order.count; ++i) {
       parameters[i].steps = *const_data<float>(step[i]) + 1;
     }
@@ -329,6 +276,7 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
 }  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {
+  m.impl("fits_one_call", TORCH_BOX(&tmb::fits_one_call));
   m.impl("mlp_forward", TORCH_BOX(&tmb::mlp_forward));
   m.impl("objective_gradient_", TORCH_BOX(&tmb::objective_gradient_));
   m.impl("objective_sgd_", TORCH_BOX(&tmb::objective_sgd_));

@@ -10,7 +10,7 @@
 namespace tmb {
 namespace {
 
-using Tensors = std::vector<Tensor>;
+
 
 // g = a sum + b p, for which penalty, clipping and a coupled weight decay have been multiplied out.
 template <typename T>
@@ -179,22 +179,6 @@ template void adam_update<double>(const Parameter<double>*, const AdamHyper*, in
 
 namespace {
 
-// p, g and each state of the optimizer: as many tensors, alike in shape and dtype, contiguous.
-void check_update(const char* op, const Tensors& p, std::initializer_list<std::pair<const char*, const Tensors*>> beside,
-                  const Tensor& hyper, int64_t columns) {
-  check_hyper(op, hyper, static_cast<int64_t>(p.size()), columns);
-  for (const auto& [name, list] : beside) {
-    STD_TORCH_CHECK(list->size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ",
-                    list->size());
-  }
-  for (size_t i = 0; i < p.size(); ++i) {
-    check_parameter(op, "p", i, p[i], p[i], p[0].scalar_type());
-    for (const auto& [name, list] : beside) {
-      check_parameter(op, name, i, (*list)[i], p[i], p[0].scalar_type());
-    }
-  }
-}
-
 template <typename T>
 std::vector<Parameter<T>> parameters_of(const Tensors& p, const Tensors& g, const Tensors& first,
                                         const Tensors& second) {
@@ -223,7 +207,7 @@ void adam_(Tensors p, Tensors g, Tensors exp_avg, Tensors exp_avg_sq, Tensors st
            bool decoupled) {
   check_update("adam_", p, {{"g", &g}, {"exp_avg", &exp_avg}, {"exp_avg_sq", &exp_avg_sq}}, hyper,
                kHyperColumns<AdamHyper>);
-  check_steps("adam_", step, p.size());
+  check_steps("adam_", step, p.size(), p[0]);
   with_wide_type(p[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     auto parameters = parameters_of<T>(p, g, exp_avg, exp_avg_sq);

@@ -30,7 +30,7 @@ def test_rows_grow_and_are_drawn(quick):
 
 
 def test_each_step_is_drawn(quick, shape):
-    rows = list(step.measure(quick, shapes=(shape,), small=shape, low_precision=shape))
+    rows = list(step.measure(quick, [step.Case(update, shape) for update in (step.SGD, step.ADAMW, step.BFLOAT16)]))
     one, three = (Report(step.QUESTION, r, 1, "the command", environment()).png() for r in (rows[:1], rows))
     assert pixels(three)[1] > pixels(one)[1]
     assert len(set(pixels(three)[2])) > 50

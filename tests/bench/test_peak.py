@@ -1,6 +1,6 @@
 import torch
 
-from torch_manual_bp.bench.peak import candidate_peak, peak_bytes
+from torch_manual_bp.bench.peak import candidate_peak, peak_bytes, peak_of
 from torch_manual_bp.bench.problem import Candidate
 
 
@@ -40,6 +40,14 @@ def test_what_stood_before_stands_to_the_end():
         return torch.empty(900)
 
     assert peak_bytes(give_back_and_take) == 3600
+
+
+def test_what_stood_before_does_not_count_even_if_the_profiler_knows_its_size():
+    """As it does if an earlier measurement saw the address allocated: 4000 bytes below nothing would hide the rest."""
+    at, elsewhere = 0xA, 0xB
+    given_back = (1, at, -4000)
+    assert peak_of([given_back, (2, elsewhere, 3600)]) == 3600
+    assert peak_of([(3, elsewhere, 900), given_back, (2, at, 3600), (5, at, 3500), (4, at, -3600)]) == 4500
 
 
 def test_gradients_and_workspace_of_before_are_given_back():

@@ -66,6 +66,15 @@ def test_notes_stand_below_the_table():
     assert text.endswith("not met\n\nBy the way.\n")
 
 
+def test_a_noisy_floor_is_told():
+    timings = Timings({"matrix products": [1.0, 1.5, 1.5], "a": [2.0, 3.0, 3.0], "b": [4.0, 6.0, 6.0]})
+    noisy = timed_row({"B, d, h, q": "8, 5, 7, 3"}, timings, to="a")
+    assert noisy.noise == 1.5
+    assert combine([[noisy], [replace(noisy, noise=1.2)]])[0].noise == 1.5
+    text = Report(QUESTION, [row(2e-3, 3e-3), noisy], 1, "the command", WHERE).markdown()
+    assert text.endswith("Something else was running: the floor's median is up to 1.50 times its minimum.\n")
+
+
 def test_json_carries_command_hardware_and_verdicts():
     data = json.loads(json.dumps(Report(QUESTION, [row(2.0, 3.9)], 1, "the command", WHERE).data()))
     assert data["command"] == "the command" and data["environment"]["torch"] == WHERE["torch"]

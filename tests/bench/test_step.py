@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 from torch_manual_bp.bench import step
 from torch_manual_bp.bench.report import Timings, timed_row
@@ -30,11 +33,49 @@ def test_goals_of_the_other_updates():
 
 
 def test_a_shape_without_goals_has_none():
-    assert step.goals(made_up(shape="8, 5, 7, 3", matrix_products=1.0, eager=2.0, step=1.0)) == []
+    for update in (step.SGD, step.GRAPHS, step.ADAMW, step.BFLOAT16):
+        row = made_up(update, "8, 5, 7, 3", matrix_products=1.0, eager=2.0, step=1.0)
+        assert step.goals(row) == []
+
+
+def described(row):
+    return [judged.describe(runs=3) for judged in step.goals(row)]
+
+
+def test_goals_on_a_gpu():
+    block = made_up(shape="8192, 4096, 16384, 4096", matrix_products=0.93, eager=1.2, compiled=1.1, step=1.0)
+    assert described(replace(block, peak_bytes={"eager": 10, "compiled": 1, "step": 8})) == [
+        "step / matrix products ≤ 1.09: 1.08, met",
+        "best opponent / step ≥ 1: 1.1, met",
+        "eager's bytes / step's ≥ 1.43: 1.25, not met",
+    ]
+    head = made_up(shape="8192, 4096, 4096, 128256", matrix_products=0.5, eager=0.9, step=1.0)
+    assert described(replace(head, peak_bytes={"eager": 101, "step": 10})) == [
+        "eager / step ≥ 1: 0.9, not met",
+        "eager's bytes / step's ≥ 10: 10.1, met",
+    ]
+    small = {"shape": "256, 64, 64, 10", "matrix_products": 1.0, "eager": 6.0, "step": 1.0}
+    assert described(made_up(**small)) == ["eager / step ≥ 5: 6, met"]
+    assert described(made_up(step.GRAPHS, **small)) == []  # replays are compared, not judged
+
+
+def test_a_gpu_is_asked_for_steps_of_its_own_size():
+    assert {case.shape for case in step.GPU_CASES}.isdisjoint(case.shape for case in step.CPU_CASES)
+    judged = set(step.FASTER_THAN_EAGER) | set(step.LESS_THAN_EAGER)
+    assert judged <= {case.shape for case in step.GPU_CASES if case.update == step.SGD}
+    assert {case.shape for case in step.GPU_CASES if case.peaks} == set(step.LESS_THAN_EAGER)
+
+
+def test_peaks_are_measured_where_a_case_asks(quick):
+    (row,) = step.measure(quick, [step.Case(step.SGD, (4096, 5, 7, 3), torch.bfloat16, peaks=True)])
+    assert row.labels["dtype"] == "bfloat16"
+    assert set(row.peak_bytes) == {"eager", "eager, fused SGD", "step"}
+    assert row.peak_bytes["step"] < row.peak_bytes["eager"]
+    assert "; eager" in step.cells(row)["all, fastest first"]
 
 
 def test_rows_are_measured(quick, shape):
-    rows = list(step.measure(quick, shapes=(shape,), small=shape, low_precision=shape))
+    rows = list(step.measure(quick, [step.Case(update, shape) for update in (step.SGD, step.ADAMW, step.BFLOAT16)]))
     assert [row.labels["update"] for row in rows] == ["SGD", "AdamW, clipping", "SGD, bfloat16 autocast"]
     sgd, adamw, halved = rows
     assert list(sgd.seconds) == ["matrix products", "eager", "eager, fused SGD", "step"]

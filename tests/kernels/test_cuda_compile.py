@@ -12,8 +12,8 @@ from torch.utils import cpp_extension
 CSRC = Path(__file__).parents[2] / "csrc"
 CUDA_SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 # What exists on the CPU alone: a step in one call, and the optimizers' updates.
-CPU_ONLY = {"bound_step", "large_net", "middle", "one_call", "products", "small_net", "update"}
-REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(\w+)\)\)')
+CPU_ONLY = {"large_net", "middle", "products", "small_net"}
+REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(?:cuda::)?(\w+)')
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torch_manual_bp import kernels
+from torch_manual_bp.kernels import fallback
 
 from .precision import assert_accurate
 
@@ -16,17 +17,21 @@ DECAY = (0.0, 0.1, 0.01, 0.0)
 WIDE = [torch.float32, torch.float64]
 wide = pytest.mark.parametrize("dtype", WIDE, ids=str)
 
+STEPS = {"compiled": 1000, "plain": 1000, "cuda_on_cpu": 100}
+
 SGD = {"plain": (0.0, False), "momentum": (0.9, False), "nesterov": (0.9, True)}
 
 
 def sgd_hyper(momentum):
-    return torch.tensor([[a, b, c, momentum] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)], dtype=torch.float64)
+    return torch.tensor(
+        [[a, b, c, momentum] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)], dtype=torch.float64, device="cpu"
+    )
 
 
 def adam_hyper():
     rows = [[a, b, c, 0.9, 0.99, 1e-8] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)]
     rows[2][3:] = 0.8, 0.95, 1e-6  # one parameter with numbers of its own
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
 def parameters(dtype):
@@ -81,9 +86,9 @@ def assert_trained_alike(dtype, p, start, optimizer, clip_norm, steps):
 def test_a_thousand_steps_of_sgd(backend, dtype, momentum, nesterov, clip_norm):
     start = parameters(dtype)
     p, buffers = [t.clone() for t in start], [torch.zeros_like(t) for t in start] if momentum else []
-    for i in range(1000):
+    for i in range(STEPS[backend]):
         kernels.sgd_(p, gradient(p, i), buffers, sgd_hyper(momentum), clip_norm, nesterov)
-    state = assert_trained_alike(dtype, p, start, torch_sgd(momentum, nesterov), clip_norm, 1000)
+    state = assert_trained_alike(dtype, p, start, torch_sgd(momentum, nesterov), clip_norm, STEPS[backend])
     for buffer, torch_state in zip(buffers, state, strict=False):
         torch.testing.assert_close(buffer, torch_state["momentum_buffer"], rtol=1e-3, atol=1e-4)
 
@@ -96,13 +101,27 @@ def test_a_thousand_steps_of_adam(backend, dtype, decoupled, clip_norm):
     p = [t.clone() for t in start]
     m, v = ([torch.zeros_like(t) for t in start] for _ in range(2))
     step = [torch.tensor(0.0) for _ in start]
-    for i in range(1000):
+    for i in range(STEPS[backend]):
         kernels.adam_(p, gradient(p, i), m, v, step, adam_hyper(), clip_norm, decoupled)
-    state = assert_trained_alike(dtype, p, start, torch_adam(decoupled), clip_norm, 1000)
+    state = assert_trained_alike(dtype, p, start, torch_adam(decoupled), clip_norm, STEPS[backend])
     for i, torch_state in enumerate(state):
-        assert step[i] == torch_state["step"] == 1000
+        assert step[i] == torch_state["step"] == STEPS[backend]
         torch.testing.assert_close(m[i], torch_state["exp_avg"], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(v[i], torch_state["exp_avg_sq"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (2055,), (70, 4100)], ids=str)
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_any_number_of_parameters_of_any_size(backend, count, shape):
+    """On CUDA four to a launch, and more elements than a launch has threads; their norm is of all of them."""
+    p, g, m, v = ([torch.randn(shape) for _ in range(count)] for _ in range(4))
+    v = [t.abs() for t in v]
+    q, n, w = ([t.double() for t in tensors] for tensors in (p, m, v))
+    step, hyper = [torch.tensor(2.0) for _ in p], adam_hyper()[:1].expand(count, -1).contiguous()
+    kernels.adam_(p, g, m, v, step, hyper, 1.0, True)
+    fallback.adam_(q, [t.double() for t in g], n, w, [torch.tensor(2.0) for _ in p], hyper, 1.0, True)
+    for ours, true in zip((*p, *m, *v), (*q, *n, *w), strict=True):
+        torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-6)
 
 
 @wide
@@ -131,11 +150,11 @@ def test_large_parameters_are_updated_whole_and_alike_whatever_the_threads(compi
 
 def test_worked_by_hand(backend):
     """‖g‖ = 5 clipped to 1: g = (0.6, 0.8), p ← p − ½ g. Adam's first step is η sign(g), whatever the size of g."""
-    p, hyper = [torch.tensor([1.0, 1.0])], torch.tensor([[0.0, 0.5, 0.0, 0.0]], dtype=torch.float64)
+    p, hyper = [torch.tensor([1.0, 1.0])], torch.tensor([[0.0, 0.5, 0.0, 0.0]], dtype=torch.float64, device="cpu")
     kernels.sgd_(p, [torch.tensor([3.0, 4.0])], [], hyper, 1.0, False)
     torch.testing.assert_close(p[0], torch.tensor([0.7, 0.6]))
     p, m, v, step = [torch.tensor([1.0, 1.0])], [torch.zeros(2)], [torch.zeros(2)], [torch.tensor(0.0)]
-    hyper = torch.tensor([[0.0, 0.5, 0.0, 0.9, 0.999, 0.0]], dtype=torch.float64)
+    hyper = torch.tensor([[0.0, 0.5, 0.0, 0.9, 0.999, 0.0]], dtype=torch.float64, device="cpu")
     kernels.adam_(p, [torch.tensor([3.0, -4.0])], m, v, step, hyper, math.inf, False)
     torch.testing.assert_close(p[0], torch.tensor([0.5, 1.5]))
     torch.testing.assert_close(m[0], torch.tensor([0.3, -0.4]))
@@ -147,7 +166,7 @@ def test_a_gradient_that_is_not_finite_spoils_what_it_does_in_torch(backend, bad
     start = [torch.ones(3), torch.ones(2)]
     g = [torch.tensor([1.0, bad, 2.0]), torch.ones(2)]
     p = [t.clone() for t in start]
-    kernels.sgd_(p, g, [], torch.tensor([[0.0, 0.1, 0.0, 0.0]] * 2, dtype=torch.float64), 1.0, False)
+    kernels.sgd_(p, g, [], torch.tensor([[0.0, 0.1, 0.0, 0.0]] * 2, dtype=torch.float64, device="cpu"), 1.0, False)
     leaves = [t.clone().requires_grad_() for t in start]
     for leaf, gi in zip(leaves, g, strict=True):
         leaf.grad = gi.clone()
@@ -157,8 +176,8 @@ def test_a_gradient_that_is_not_finite_spoils_what_it_does_in_torch(backend, bad
 
 
 def test_no_parameters(backend):
-    assert kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64), 1.0, False) is None
-    assert kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64), 1.0, False) is None
+    assert kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64, device="cpu"), 1.0, False) is None
+    assert kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64, device="cpu"), 1.0, False) is None
 
 
 H4, H6 = torch.full((2, 4), 0.1, dtype=torch.float64), torch.full((2, 6), 0.1, dtype=torch.float64)
@@ -176,7 +195,10 @@ H4, H6 = torch.full((2, 4), 0.1, dtype=torch.float64), torch.full((2, 6), 0.1, d
     ],
     ids=["hyper", "fewer", "shape", "dtype", "fewer_steps", "integer_step"],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(backend, change, message):
+def test_what_does_not_fit_is_refused_before_anything_is_written(backend, device, change, message):
+    if device != "cpu":
+        pytest.skip("the cases are made on the CPU, and the checks are the same for all devices")
+
     def fresh():
         return [torch.ones(2, 3), torch.ones(3)]
 

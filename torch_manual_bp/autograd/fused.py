@@ -47,7 +47,7 @@ def forward(
     x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, phi: Activation, keep: str
 ) -> tuple[Tensor, Maybe]:
     """O = H W2ᵀ + 1 b2ᵀ, and the kept tensor."""
-    if keep == "nothing" and kernels.has_one_call(x) and _dense(x, w1, b1, w2, b2):
+    if keep == "nothing" and kernels.has_forward(x) and _dense(x, w1, b1, w2, b2):
         return kernels.mlp_forward(x, w1, b1, w2, b2, phi.name), None
     h, s = hidden(x, w1, b1, phi, keep)
     o = torch.mm(h, w2.t()) if b2 is None else torch.addmm(b2, h, w2.t())

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from .. import kernels
 from ..equations import Activation, Loss
+from ..equations.penalty import squared_norms
 from . import fused, pure, state
 from .functions import gradients, save_for_gradients
 from .keep import Needs, what_to_keep
@@ -35,8 +36,7 @@ def _dense(b2: Maybe) -> Maybe:
 def _with_penalty(L: Tensor, w1: Tensor, w2: Tensor, weight_decay: float) -> Tensor:
     if weight_decay == 0:
         return L
-    norms = [torch.linalg.vector_norm(w, dtype=L.dtype).square() for w in (w1, w2)]
-    return L.add(norms[0].add(norms[1]), alpha=0.5 * weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
+    return L.add(squared_norms(w1, w2, L.dtype), alpha=0.5 * weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
 
 
 class ObjectiveForward(Function):
@@ -78,7 +78,9 @@ class ObjectiveForward(Function):
 
 def scaled(G: Tensor, factor: Tensor) -> Tensor:
     """Factor · Ĝ, multiplied in float32 where Ĝ has a shorter dtype: the factor is not rounded to it first."""
-    return (pure.accurate(G) * factor).to(G.dtype)
+    if torch.is_grad_enabled() or state.is_wrapped(factor) or G.dtype.itemsize > 2:
+        return (pure.accurate(G) * factor).to(G.dtype)
+    return kernels.scaled(G, factor)  # without a float32 copy of the logits
 
 
 def _add_penalty(dw: Maybe, w: Maybe, dJ: Maybe, weight_decay: float) -> Maybe:

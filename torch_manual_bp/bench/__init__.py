@@ -1,13 +1,13 @@
 """How fast is it, and how many bytes does it take? Opponents measured in turn in one process, as ratios."""
 
-from . import growth, memory, peers, step, usual_loop
+from . import bandwidth, growth, memory, peers, step, usual_loop
 from .report import Question, Report, Settings
-from .run import answer, write
+from .run import answer, write, write_text
 from .timing import BusyMachineError, Timings, time_in_turn
 
 QUESTIONS: dict[str, Question] = {
     question.name: question
-    for question in (usual_loop.QUESTION, step.QUESTION, peers.QUESTION, memory.QUESTION, growth.QUESTION)
+    for question in (module.QUESTION for module in (usual_loop, step, peers, memory, growth, bandwidth))
 }
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "answer",
     "time_in_turn",
     "write",
+    "write_text",
 ]

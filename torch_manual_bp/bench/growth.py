@@ -29,7 +29,7 @@ def measure(settings: Settings, batches: Sequence[int] = BATCHES, net: tuple[int
             candidates = (eager(problem), in_tiles(problem), lean_step(problem))
             calls = {candidate.name: candidate.call for candidate in (matrix_products(problem), *candidates)}
             timings = time_in_turn(calls, budget=settings.budget, device=settings.device)
-            timings.require_quiet(FLOOR)
+            settings.require_quiet(timings, FLOOR)
             peaks = {candidate.name: candidate_peak(candidate, settings.device) for candidate in candidates}
             yield timed_row(problem.labels, timings, STEP, peaks)
 

@@ -22,14 +22,18 @@ TILED, ACCUMULATE = 'Objective, tile_rows="auto"', "accumulate_grad"
 SGD, ADAMW = "step, SGD", "step, AdamW"
 FLAT = (TILED, ACCUMULATE, SGD, ADAMW)  # must not grow with the batch
 SHAPES: tuple[Shape, ...] = ((8192, 784, 256, 10), (65536, 784, 256, 10), (4096, 256, 1024, 8192))
+GPU_SHAPES: tuple[Shape, ...] = ((16384, 784, 256, 10), (131072, 784, 256, 10), (8192, 1024, 4096, 32768))
 LEAST = {SHAPES[1]: 30.0, SHAPES[2]: 6.0}  # eager's bytes over ours
 
 
-def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Row]:
-    """A row for each shape; one with the same net as the row before also has the ratio of their bytes."""
+def measure(settings: Settings, shapes: Sequence[Shape] = ()) -> Iterator[Row]:
+    """A row for each shape, by default the device's.
+
+    One with the same net as the row before also has the ratio of their bytes.
+    """
     before: tuple[Shape, dict[str, int]] | None = None
     for activation in settings.activations or ("relu",):
-        for shape in shapes:
+        for shape in shapes or (SHAPES if settings.on_cpu else GPU_SHAPES):
             problem = Problem(shape, activation, settings.dtype, settings.device)
             peaks = {c.name: candidate_peak(c, settings.device) for c in candidates(problem, settings.compiled)}
             ratios = {f"{EAGER} / {name}": peaks[EAGER] / peak for name, peak in peaks.items() if name != EAGER}

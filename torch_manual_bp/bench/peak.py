@@ -1,8 +1,10 @@
 """The peak of a call's memory, exact to the byte: what the allocator handed out above what stood before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from .problem import Candidate
@@ -44,9 +46,30 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     assert recorded.profiler is not None
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return peak_of(_allocations(recorded.profiler.kineto_results.experimental_event_tree()))
+
+
+def peak_of(events: Iterable[tuple[int, int, int]]) -> int:
+    """The most that was held: of when, at what address, how many bytes, negative where they were given back.
+
+    An address that was not allocated here stood before, even if the profiler, which may have been at work earlier, has
+    a size for it.
+    """
+    sizes: dict[int, int] = {}
     held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    for _, address, size in sorted(events):
+        if size > 0:
+            sizes[address] = size
+            held += size
+            peak = max(peak, held)
+        else:
+            held -= sizes.pop(address, 0)
     return peak
+
+
+def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
+    """The events of `peak_of` in a tree of the profiler's."""
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            yield event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size
+        yield from _allocations(event.children)

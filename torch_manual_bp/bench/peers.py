@@ -8,34 +8,38 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..nn import Objective
 from .compiled import compile_loss
 from .peak import candidate_peak
-from .problem import FLOOR, SHAPES, Candidate, Problem, Shape, matrix_products
+from .problem import FLOOR, HEAD, SHAPES, Candidate, Problem, Shape, matrix_products
 from .report import Question, Row, Settings, as_bytes, as_time, timed_row
 from .timing import time_in_turn
 
 EAGER, COMPILED = "eager", "torch.compile of the loss"
 TORCH, TORCH_CHUNKED = "LinearCrossEntropyLoss", "LinearCrossEntropyLoss, chunked"
 OURS = 'Objective, tile_rows="auto"'
-LARGE_OUTPUT = SHAPES[-1]
+LARGE_OUTPUT = SHAPES[-1]  # on a GPU: HEAD, in bfloat16
 
 
-def measure(settings: Settings, shape: Shape = LARGE_OUTPUT) -> Iterator[Row]:
+def measure(settings: Settings, shape: Shape | None = None) -> Iterator[Row]:
     """A row for each activation.
 
     Raises:
         BusyMachineError: the floor's own times scatter so much that a row would mean nothing.
     """
     for activation in settings.activations or ("relu",):
-        problem = Problem(shape, activation, settings.dtype, settings.device)
+        if settings.on_cpu:
+            problem = Problem(shape or LARGE_OUTPUT, activation, settings.dtype, settings.device)
+        else:
+            problem = Problem(shape or HEAD, activation, torch.bfloat16, settings.device)
         candidates = list(gradient_candidates(problem, settings.compiled))
         calls = {candidate.name: candidate.call for candidate in (matrix_products(problem), *candidates)}
         timings = time_in_turn(calls, budget=settings.budget, device=settings.device)
-        timings.require_quiet(FLOOR)
+        settings.require_quiet(timings, FLOOR)
         peaks = {candidate.name: candidate_peak(candidate, settings.device) for candidate in candidates}
         yield timed_row(problem.labels, timings, OURS, peaks)
 

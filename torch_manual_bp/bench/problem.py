@@ -22,6 +22,11 @@ SHAPES: tuple[Shape, ...] = (
     (256, 784, 2048, 10),
     (1024, 256, 1024, 8192),
 )
+# for a GPU: a small net, a middling one, and a transformer's feed-forward block
+GPU_SMALL, GPU_MIDDLING, GPU_BLOCK = (256, 64, 64, 10), (4096, 784, 1024, 10), (8192, 1024, 4096, 1024)
+GPU_SHAPES: tuple[Shape, ...] = (GPU_SMALL, GPU_MIDDLING, GPU_BLOCK)
+# the output layer of a language model: its logits are 2 GiB in bfloat16; d = h, so that the head is 30 times the rest
+HEAD: Shape = (8192, 4096, 4096, 128256)
 WEIGHT_DECAY = 1e-4
 FLOOR = "matrix products"
 

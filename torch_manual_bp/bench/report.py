@@ -11,8 +11,8 @@ import torch
 
 from .. import kernels
 from .goals import Judged
-from .problem import SHAPE, Shape
-from .timing import Timings
+from .problem import FLOOR, SHAPE, Shape
+from .timing import NOISE, Timings
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,35 @@ class Settings:
     compiled: bool = True  # whether torch.compile is among the opponents (it needs a C++ compiler at run time)
     activations: tuple[str, ...] | None = None
     dtype: torch.dtype = torch.float32
+    keep_noisy: bool = False  # rows of a busy machine too, with a note: where a machine is to be had for minutes only
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is measured on the CPU, at its sizes and against its goals."""
+        return self.device == "cpu"
+
+    def require_quiet(self, timings: Timings, name: str) -> None:
+        """Raise if a candidate that always does the same took very different times and noisy rows are not kept.
+
+        Raises:
+            BusyMachineError: as of `Timings.require_quiet`.
+        """
+        if not self.keep_noisy:
+            timings.require_quiet(name)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: median seconds and peak bytes by candidate, and ratios ``"a / b"`` of their seconds or bytes."""
+    """One case: median seconds and peak bytes by candidate, and ratios ``"a / b"`` of their seconds or bytes.
+
+    `noise` is the floor's median over its minimum.
+    """
 
     labels: Mapping[str, str]
     seconds: Mapping[str, float] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: Mapping[str, float] = field(default_factory=dict)
+    noise: float = 1.0
 
     @property
     def shape(self) -> Shape:
@@ -46,7 +65,8 @@ def timed_row(labels: Mapping[str, str], timings: Timings, to: str, peaks: Mappi
     """A row of each candidate's median, and of its ratio to the candidate `to`: the median over the rounds."""
     seconds = {name: timings.median(name) for name in timings.seconds}
     ratios = {f"{name} / {to}": timings.ratio(name, to) for name in timings.seconds if name != to}
-    return Row(labels, seconds, ratios, peaks or {})
+    noise = timings.noise(FLOOR) if FLOOR in seconds else 1.0
+    return Row(labels, seconds, ratios, peaks or {}, noise)
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,7 @@ class Question:
     """A bench: what it asks, how it measures, what its table shows, and which figures have goals.
 
     `cells` gives a row's figures by column, its labels apart; `goals` the figures to be judged; `picture` a PNG file's
-    content for rows and a caption; `notes` stand below the table.
+    content for rows and a caption; `notes` stand below the table. `gpu_only` questions are asked on a CPU by name only.
     """
 
     name: str
@@ -64,6 +84,7 @@ class Question:
     goals: Callable[[Row], list[Judged]] = lambda row: []
     picture: Callable[[Sequence[Row], str], bytes] | None = None
     notes: str = ""
+    gpu_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,8 @@ class Report:
             lines += [f"- {' · '.join(row.labels.values())}: {goal.describe(self.runs)}" for row, goal in judged]
         if question.notes:
             lines += ["", question.notes]
+        if (noise := max(row.noise for row in self.rows)) > NOISE:
+            lines += ["", f"Something else was running: the floor's median is up to {noise:.2f} times its minimum."]
         if question.picture is not None:
             lines += ["", f"![{question.name}]({question.name}.png)"]
         return "\n".join(lines) + "\n"
@@ -145,6 +168,7 @@ def combine(runs: Sequence[Sequence[Row]]) -> list[Row]:
                 _medians([row.seconds for row in same]),
                 _medians([row.ratios for row in same]),
                 _medians([row.peak_bytes for row in same]),
+                max(row.noise for row in same),
             )
         )
     return rows

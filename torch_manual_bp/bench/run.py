@@ -14,6 +14,7 @@ def answer(
     command: str,
     repeat: int = 1,
     tell: Callable[[Row], object] = lambda row: None,
+    so_far: Callable[[Report], object] = lambda report: None,
 ) -> Report:
     """Measure.
 
@@ -23,17 +24,29 @@ def answer(
         command: by what command, for the caption.
         repeat: how many runs; the rows are the medians over them.
         tell: called with each row once it is there.
+        so_far: called with what there is then: the runs that are complete, or the rows of the first.
 
     Raises:
         BusyMachineError: something else was running; no figure of such a run is kept.
     """
+    where = environment(settings.device)
     runs: list[list[Row]] = []
     for _ in range(repeat):
-        runs.append([])
+        complete, run = len(runs), list[Row]()
         for row in question.measure(settings):
             tell(row)
-            runs[-1].append(row)
-    return Report(question, combine(runs), repeat, command, environment(settings.device))
+            run.append(row)
+            so_far(Report(question, combine(runs or [run]), max(complete, 1), command, where))
+        runs.append(run)
+    return Report(question, combine(runs), repeat, command, where)
+
+
+def write_text(report: Report, folder: Path) -> None:
+    """``name.md`` and ``name.json``, without a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / report.question.name
+    path.with_suffix(".md").write_text(replace(report, question=replace(report.question, picture=None)).markdown())
+    path.with_suffix(".json").write_text(json.dumps(report.data(), indent=1) + "\n")
 
 
 def write(report: Report, folder: Path) -> Report:

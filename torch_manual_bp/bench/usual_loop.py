@@ -12,26 +12,26 @@ from torch.nn import functional as F
 
 from ..nn import Objective
 from .compiled import compile_loss
-from .problem import FLOOR, SHAPES, WEIGHT_DECAY, Candidate, Problem, Shape, matrix_products, penalty
+from .problem import FLOOR, GPU_SHAPES, SHAPES, WEIGHT_DECAY, Candidate, Problem, Shape, matrix_products, penalty
 from .report import Question, Row, Settings, as_time, timed_row
 from .timing import time_in_turn
 
 EAGER, COMPILED, MLP, OBJECTIVE = "eager", "torch.compile", "MLP", "Objective"
 
 
-def measure(settings: Settings, shapes: Sequence[Shape] = SHAPES) -> Iterator[Row]:
-    """A row for each shape and activation.
+def measure(settings: Settings, shapes: Sequence[Shape] = ()) -> Iterator[Row]:
+    """A row for each shape, by default the device's, and activation.
 
     Raises:
         BusyMachineError: the floor's own times scatter so much that a row would mean nothing.
     """
-    for shape in shapes:
+    for shape in shapes or (SHAPES if settings.on_cpu else GPU_SHAPES):
         for activation in settings.activations or ("relu", "gelu"):
             problem = Problem(shape, activation, settings.dtype, settings.device)
             candidates = (matrix_products(problem), *gradient_candidates(problem, settings.compiled))
             calls = {candidate.name: candidate.call for candidate in candidates}
             timings = time_in_turn(calls, budget=settings.budget, device=settings.device)
-            timings.require_quiet(FLOOR)
+            settings.require_quiet(timings, FLOOR)
             row = timed_row(problem.labels, timings, OBJECTIVE)
             yield replace(row, ratios={**row.ratios, f"{MLP} / {EAGER}": timings.ratio(MLP, EAGER)})
 

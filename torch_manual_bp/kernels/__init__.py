@@ -19,13 +19,14 @@ from .one_call import (
     BoundStep,
     bind_adam,
     bind_sgd,
+    has_forward,
     has_one_call,
     mlp_forward,
     objective_adam_,
     objective_gradient_,
     objective_sgd_,
 )
-from .update import adam_, sgd_
+from .update import adam_, sgd_, sgd_products_
 
 __all__ = [
     "BoundStep",
@@ -44,6 +45,7 @@ __all__ = [
     "cross_entropy_classes_",
     "dact_",
     "find_bad_label",
+    "has_forward",
     "has_one_call",
     "loss_",
     "mlp_forward",
@@ -52,7 +54,9 @@ __all__ = [
     "objective_adam_",
     "objective_gradient_",
     "objective_sgd_",
+    "scaled",
     "sgd_",
+    "sgd_products_",
 ]
 
 
@@ -125,6 +129,16 @@ def dact_(dh: Tensor, saved: Tensor, activation: str, kind: str, bias_grad: bool
         return kernels_for(dh).dact_bias_grad_(dh, saved, code, kind_code)
     kernels_for(dh).dact_(dh, saved, code, kind_code)
     return None
+
+
+def scaled(g: Tensor, factor: Tensor) -> Tensor:
+    """``factor · g`` in a new tensor, multiplied in float32 at least.
+
+    Args:
+        g: (B,q), contiguous.
+        factor: 0-dim, on g's device, in float32 (float64 for g in float64): it is not rounded to g's dtype.
+    """
+    return kernels_for(g).scaled(g, factor)
 
 
 def cross_entropy_(

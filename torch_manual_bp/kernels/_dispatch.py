@@ -20,6 +20,7 @@ _OPS = (
     "act",
     "dact_",
     "dact_bias_grad_",
+    "scaled",
     "cross_entropy_",
     "class_statistics_",
     "class_loss",
@@ -27,6 +28,7 @@ _OPS = (
     "mse_",
     "bce_with_logits_",
     "find_bad_label",
+    "fits_one_call",
     "mlp_forward",
     "objective_gradient_",
     "objective_sgd_",
@@ -36,6 +38,7 @@ _OPS = (
     "step_bound_",
     "unbind",
     "sgd_",
+    "sgd_products_",
     "adam_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile
@@ -102,6 +105,6 @@ def kernels_for(tensor: Tensor) -> Any:
     return fallback
 
 
-def cpu_kernels() -> Any:
-    """The ops compiled for the CPU, among them those that exist nowhere else; or None."""
-    return _cpu
+def compiled_for(tensor: Tensor) -> Any:
+    """The ops compiled for this tensor's device, among them those that have no fallback; or None."""
+    return _cpu if tensor.is_cpu else _cuda if tensor.is_cuda else None

@@ -40,6 +40,11 @@ def _(dh: Tensor, saved: Tensor, activation: int, kind: int) -> Tensor:
     return dh.new_empty((dh.shape[1],))
 
 
+@register_fake("torch_manual_bp::scaled")
+def _(g: Tensor, factor: Tensor) -> Tensor:
+    return torch.empty_like(g)
+
+
 def _loss_and_scale(o: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if o.dtype == torch.float64 else torch.float32
     return o.new_empty((), dtype=dtype), o.new_empty((), dtype=dtype)
@@ -88,6 +93,11 @@ def _(target: Tensor, classes: int, ignore_index: int) -> Tensor:
     return target.new_empty(())
 
 
+@register_fake("torch_manual_bp::fits_one_call")
+def _(x: Tensor, h: int, q: int) -> bool:
+    return False
+
+
 @register_fake("torch_manual_bp::mlp_forward")
 def _(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: int) -> Tensor:
     return x.new_empty((x.shape[0], w2.shape[0]))
@@ -103,5 +113,5 @@ def _nothing(*arguments: object) -> None:
 
 for _op in ("objective_gradient_", "objective_sgd_", "objective_adam_"):
     register_fake(f"torch_manual_bp::{_op}", _value_of_a_step)
-for _op in ("sgd_", "adam_"):
+for _op in ("sgd_", "sgd_products_", "adam_"):
     register_fake(f"torch_manual_bp::{_op}", _nothing)

@@ -1,35 +1,45 @@
 """A net's forward pass, the gradient of its objective, or a whole training step, in one call.
 
-For nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h, which says
-up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of `bias_act_`,
-`dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before anything is written.
+On the CPU one thread does it all for nets so small that calls would cost more than arithmetic (csrc/cpu/small_net.h,
+which says up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of
+`bias_act_`, `dact_` and the losses between them. On CUDA one kernel makes the gradient, with the weights in shared
+memory (csrc/cuda/small_net.cuh), and one the update; larger nets have no call there. What can fail (a shape, a label on
+the CPU) fails before anything is written.
 
-These ops are compiled, for tensors on the CPU in float32 and float64; `has_one_call` asks. They have no other backend.
+These ops are compiled, in float32 and float64; `has_one_call` asks. They have no fallback.
 Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that of the parameters as they were.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..equations import Loss
-from ._dispatch import cpu_kernels
+from ._dispatch import compiled_for
 from .codes import CODES, LOSS_CODES
 
 Maybe = Tensor | None
 Tensors = Sequence[Tensor]
 
 
-def has_one_call(x: Tensor) -> bool:
-    """Whether the ops of this module take tensors like x."""
-    return x.is_cpu and cpu_kernels() is not None and x.dtype in (torch.float32, torch.float64)
+def has_one_call(x: Tensor, h: int, q: int) -> bool:
+    """Whether there is a gradient, and a step, in one call for x (B,d) and a net of these widths."""
+    compiled = compiled_for(x)
+    return compiled is not None and compiled.fits_one_call is not None and compiled.fits_one_call(x, h, q)
+
+
+def has_forward(x: Tensor) -> bool:
+    """Whether there is an `mlp_forward` for tensors like x."""
+    compiled = compiled_for(x)
+    return compiled is not None and compiled.mlp_forward is not None and x.dtype in (torch.float32, torch.float64)
 
 
 def mlp_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
     """``o = φ(x w1ᵀ + 1 b1ᵀ) w2ᵀ + 1 b2ᵀ`` (B,q)."""
-    return cpu_kernels().mlp_forward(x, w1, b1, w2, b2, CODES[activation])
+    return compiled_for(x).mlp_forward(x, w1, b1, w2, b2, CODES[activation])
 
 
 def objective_gradient_(
@@ -66,7 +76,7 @@ def objective_gradient_(
     Returns:
         J, 0-dim, in x's dtype.
     """
-    return cpu_kernels().objective_gradient_(
+    return compiled_for(x).objective_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, grad_scale, normalizer, add, dw1, db1, dw2, db2,
     )  # fmt: skip
@@ -82,7 +92,7 @@ def objective_sgd_(
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
     for weights and 0 for biases. The other arguments are those of `objective_gradient_` and `sgd_`.
     """
-    return cpu_kernels().objective_sgd_(
+    return compiled_for(x).objective_sgd_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
@@ -97,7 +107,7 @@ def objective_adam_(
 
     λ as in `objective_sgd_`; the other arguments are those of `objective_gradient_` and `adam_`.
     """
-    return cpu_kernels().objective_adam_(
+    return compiled_for(x).objective_adam_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,
@@ -111,9 +121,9 @@ class BoundStep:
     the op takes.
     """
 
-    def __init__(self, number: int) -> None:
-        self._number, self._op = number, cpu_kernels().step_bound_
-        weakref.finalize(self, _unbind, cpu_kernels().unbind, number).atexit = False
+    def __init__(self, compiled: Any, number: int) -> None:
+        self._number, self._op = number, compiled.step_bound_
+        weakref.finalize(self, _unbind, compiled.unbind, number).atexit = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """J of the parameters as they were."""
@@ -131,11 +141,12 @@ def bind_sgd(
     weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float, nesterov: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_sgd_` of these."""
-    number = cpu_kernels().bind_sgd(
+    compiled = compiled_for(w1)
+    number = compiled.bind_sgd(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
-    return BoundStep(number)
+    return BoundStep(compiled, number)
 
 
 def bind_adam(
@@ -144,8 +155,9 @@ def bind_adam(
     decoupled: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_adam_` of these."""
-    number = cpu_kernels().bind_adam(
+    compiled = compiled_for(w1)
+    number = compiled.bind_adam(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled,
     )  # fmt: skip
-    return BoundStep(number)
+    return BoundStep(compiled, number)

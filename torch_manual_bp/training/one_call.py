@@ -1,4 +1,4 @@
-"""Batches of one tile on the CPU: gradient, or gradient and update, in one call of the extension.
+"""Batches of one tile: gradient, or gradient and update, in one call of the extension.
 
 Where a net is small, Python and dispatch are most of a step, so nothing is done here that need not be done each time.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from .gradient import Share
+from .gradient import Share, is_one_tile
 from .optimizers import Rule
 from .problem import Batch, Goal, Net
 from .tiling import Tiling
@@ -18,8 +18,8 @@ from .tiling import Tiling
 def fits_one_call(net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share) -> bool:
     """Whether the batch is one tile, in one dtype, of one process, where there are ops for it."""
     return (
-        len(batch.x) <= tile.rows and tile.classes >= net.w2.shape[0] and share.group is None
-        and dtype is net.w1.dtype and batch.x.dtype is dtype and kernels.has_one_call(batch.x)
+        is_one_tile(net, batch, tile) and share.group is None
+        and dtype is net.w1.dtype and batch.x.dtype is dtype and kernels.has_one_call(batch.x, *net.w2.shape[::-1])
         and all(parameter is None or parameter.is_contiguous() for parameter in net[:4])
     )  # fmt: skip
 
