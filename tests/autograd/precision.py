@@ -36,7 +36,7 @@ def under_autocast(function):
     """The function under autocast where its tensors are float32; the float64 reference is computed without."""
 
     def compute(t, y, do):
-        with torch.autocast("cpu", torch.bfloat16, enabled=t[0].dtype == torch.float32):
+        with torch.autocast(t[0].device.type, torch.bfloat16, enabled=t[0].dtype == torch.float32):
             value = function(*t, y)
         do = do if value.dim() else torch.ones_like(value)
         return [value, *gradients(value, t, grad_outputs=do.to(value.dtype))]

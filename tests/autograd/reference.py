@@ -68,13 +68,19 @@ def objective_composition(activation, loss="cross_entropy", weight_decay=LAMBDA,
     return J
 
 
+def here(options):
+    """Options of a loss, their tensors where the test's are: the cases stand in the file before there is a device."""
+    where = torch.get_default_device()
+    return {name: value.to(where) if isinstance(value, Tensor) else value for name, value in options.items()}
+
+
 def objective(
     activation, loss="cross_entropy", save="auto", weight_decay=LAMBDA, *, d=5, h=6, q=4, hidden_bias=True,
     output_bias=True, dtype=torch.float64, **options,
 ):  # fmt: skip
     """J as a function of x, w1, b1, w2, b2 and y, by `torch_manual_bp.Objective`."""
     mlp = tmb.MLP(d, h, q, activation, hidden_bias, output_bias, save, dtype=dtype).requires_grad_(False)
-    module = tmb.Objective(mlp, loss, weight_decay, **options)
+    module = tmb.Objective(mlp, loss, weight_decay, **here(options))
 
     def J(x, w1, b1, w2, b2, y, row_weight=None):
         given = {"fc1.weight": w1, "fc1.bias": b1, "fc2.weight": w2, "fc2.bias": b2}

@@ -17,6 +17,7 @@ import torch_manual_bp as tmb
 from .reference import LAMBDA, assert_close, gradients, objective, objective_composition
 from .twins import KEYS, batch, penalised, twins
 
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 
 # ------------------------------------------------------------------------------------------------ copies and containers

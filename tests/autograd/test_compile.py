@@ -24,6 +24,7 @@ from .reference import (
     tensors,
 )
 
+on_each_device = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 KINDS_OF_PHI = ["relu", "gelu"]  # h kept, and z kept
 
@@ -37,6 +38,7 @@ def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **options)
 
 
+@on_each_device
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", KINDS_OF_PHI)
 def test_forward_and_backward(activation, save):
@@ -52,6 +54,7 @@ def test_forward_and_backward(activation, save):
         assert_close([o, *at_o, value, *at_J], [expected_o, *torchs_o, expected_J, *torchs_J], TOLERANCE)
 
 
+@on_each_device
 @pytest.mark.slow
 def test_partial_needs_and_a_module_that_was_called_eagerly_before():
     """A frozen layer while compiling, and parameters of an nn.Module with .grad."""
@@ -67,6 +70,7 @@ def test_partial_needs_and_a_module_that_was_called_eagerly_before():
     assert_close([p.grad for p in mlp.parameters() if p.requires_grad], [g for g in eager if g is not None], TOLERANCE)
 
 
+@on_each_device
 @pytest.mark.slow
 def test_without_a_gradient():
     t, y = tensors(requires_grad=False), targets("bce_with_logits")
@@ -75,16 +79,17 @@ def test_without_a_gradient():
         assert_close([J(*t, y)], [objective_composition("tanh", "bce_with_logits")(*t, y)], TOLERANCE)
 
 
+@on_each_device
 @pytest.mark.parametrize("which", ["mlp", "objective"])
 def test_dynamic_batch(which):
-    """One graph for every batch size from 2 on: no recompilation (and no inductor, which adds nothing to that)."""
+    """What the first batch compiles serves every size from 2 on (and no inductor, which adds nothing to that)."""
     _, *parameters = tensors()
     J = objective("gelu", "mse")
 
     def value(x, y, *parameters):
         return tmb.functional.mlp(x, *parameters, "gelu").sin().sum() if which == "mlp" else J(x, *parameters, y)
 
-    graphs = []
+    graphs, after_each = [], []
 
     def counting(graph, example_inputs):
         graphs.append(graph)
@@ -97,9 +102,11 @@ def test_dynamic_batch(which):
         at = [x, *parameters]
         got, expected = step(x, y, *parameters), value(x, y, *parameters)
         assert_close([got, *gradients(got, at)], [expected, *gradients(expected, at)], TOLERANCE)
-    assert len(graphs) == 1
+        after_each.append(len(graphs))
+    assert after_each[0] > 0 and len(set(after_each)) == 1  # torch 2.11 makes two graphs of the first call, 2.13 one
 
 
+@on_each_device
 @pytest.mark.slow
 def test_inputs_with_leading_dimensions():
     _, *parameters = tensors()
@@ -110,19 +117,21 @@ def test_inputs_with_leading_dimensions():
     assert_close([o, *gradients(o.sin().sum(), at)], [expected, *gradients(expected.sin().sum(), at)], TOLERANCE)
 
 
+@on_each_device
 def test_autocast():
     mlp = tmb.MLP(5, 6, 4, "gelu")
     x, y = torch.randn(64, 5), torch.randint(4, (64,))
     J = tmb.Objective(mlp)
     results = []
     for f in (J, compiled(J, backend="aot_eager")):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             value = f(x, y)
         assert value.dtype == torch.float32
         results.append([value, *gradients(value, list(mlp.parameters()))])
     assert_close(*results, 2 * torch.finfo(torch.bfloat16).eps)
 
 
+@on_each_device
 @pytest.mark.slow
 @pytest.mark.parametrize("composes", [False, True], ids=["fused", "hooked"])
 def test_a_module_with_hooks_compiles_too(composes):
@@ -134,6 +143,7 @@ def test_a_module_with_hooks_compiles_too(composes):
     assert_close(*results, TOLERANCE)
 
 
+@on_each_device
 def test_compiled_double_backward_raises():
     """As upstream: AOTAutograd has no double backward. The point is that it does not answer zero."""
     t = tensors()
@@ -181,15 +191,17 @@ TRANSFORMS = {
     ("name", "backend"),
     [*((name, "aot_eager") for name in TRANSFORMS), pytest.param("jvp(grad)", "inductor", marks=pytest.mark.slow)],
 )
-def test_compiled_transform(name, backend):
+def test_compiled_transform(name, backend, device):
     """An op that writes in place inside a Function is wrong by 60 to 160 % here, with no error."""
-    ours, torchs, parameters, x, y = problem()
+    with torch.device(device):
+        ours, torchs, parameters, x, y = problem()
     got = compiled(TRANSFORMS[name](ours, x, y), backend=backend)(parameters)
     expected = TRANSFORMS[name](torchs, x, y)(parameters)
     assert_close(tree_leaves(got), tree_leaves(expected), TOLERANCE)
     assert all(leaf.abs().max() > 0 for leaf in tree_leaves(got))
 
 
+@on_each_device
 @pytest.mark.parametrize("save", ["auto", "input"])
 @pytest.mark.parametrize("activation", KINDS_OF_PHI)
 def test_transforms_traced_by_aot_autograd_alone(activation, save):
@@ -217,6 +229,7 @@ def trained():
     return mlp, torch.randn(7, 5)
 
 
+@on_each_device
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(trained, strict, activation):
@@ -229,6 +242,7 @@ def test_export(trained, strict, activation):
         torch.testing.assert_close(program.module()(rows), mlp(rows), rtol=1e-6, atol=1e-7)
 
 
+@on_each_device
 def test_export_of_the_objective(trained):
     """A training graph for another runtime, whose gradient is autograd's."""
     mlp, x = trained
@@ -250,6 +264,7 @@ def test_onnx(trained):
     torch.testing.assert_close(torch.from_numpy(got), mlp(x).detach(), rtol=1e-6, atol=1e-6)
 
 
+@on_each_device
 def test_jit_trace(trained, recwarn):
     """Without a warning that the trace might be incorrect: nn.Linear gives none."""
     mlp, x = trained
@@ -262,6 +277,7 @@ def test_jit_trace(trained, recwarn):
     assert_close(gradients(got.sum(), [rows]), gradients(expected.sum(), [rows]), 1e-6)
 
 
+@on_each_device
 def test_make_fx_records_the_equations(save):
     """The joint graph of value and gradient, as AOT tools take it, holds no op of ours and gives the same numbers."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -276,6 +292,7 @@ def test_make_fx_records_the_equations(save):
     )
 
 
+@on_each_device
 def test_a_compiled_parent_inlines_the_module():
     """A user compiles the whole model: no graph break at the MLP."""
     net = nn.Sequential(nn.LayerNorm(5), tmb.MLP(5, 6, 5, "relu"), nn.Linear(5, 1)).double()

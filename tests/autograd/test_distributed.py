@@ -1,4 +1,4 @@
-"""Data parallelism on two gloo processes: gradients equal those of one process on the whole batch."""
+"""Data parallelism on two gloo processes, hence on the CPU: gradients equal those of one process on the whole batch."""
 
 import pytest
 import torch

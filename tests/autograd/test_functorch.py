@@ -22,7 +22,10 @@ from .reference import (
 )
 
 TOLERANCE = 1e-11
-pytestmark = pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch's linearize
+pytestmark = [
+    pytest.mark.usefixtures("on_device"),
+    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),  # torch's linearize
+]
 ALL = tuple(range(5))
 SMOOTH = ("tanh", "gelu")  # φ′ from h, and from z
 
@@ -47,7 +50,7 @@ def assert_same(transform, pair, t):
 
 
 def directions(t, seed=1):
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(t[0].device).manual_seed(seed)
     return tuple(torch.randn(a.shape, generator=generator, dtype=a.dtype) for a in t)
 
 

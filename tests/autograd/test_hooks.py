@@ -13,13 +13,15 @@ import torch_manual_bp as tmb
 from .reference import LAMBDA, assert_close, gradients
 from .twins import twins
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def pairs_of_layers(mlp, sequential):
     return (mlp.fc1, sequential[0]), (mlp.fc2, sequential[2])
 
 
 def train(model, steps=3):
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), 0.3)
     for _ in range(steps):
         x = torch.randn(9, 5, generator=generator, dtype=torch.float64)

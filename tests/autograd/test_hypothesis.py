@@ -1,7 +1,8 @@
 """Shapes, strides, dtypes and options that nobody would have listed."""
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torch_manual_bp as tmb
@@ -19,7 +20,13 @@ from .reference import (
     tensors,
 )
 
-moderate = settings(deadline=None, max_examples=150, derandomize=True)
+pytestmark = pytest.mark.usefixtures("on_device")
+
+
+moderate = settings(
+    deadline=None, max_examples=150, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # all examples of a test are on one device
+)  # fmt: skip
 sizes = st.integers(1, 9) | st.sampled_from([16, 17, 33, 64])
 leads = st.lists(st.integers(0, 4), max_size=3).map(tuple) | st.tuples(st.sampled_from([31, 64, 257]))
 # A float32 sum of n products errs by a few eps; what is compared has at most three products of n ≤ 257 in a row.

@@ -8,6 +8,9 @@ import torch_manual_bp as tmb
 
 from .twins import Phi
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
+
 B, D, H, Q = 16, 32, 24, 10
 FLOAT = 4
 X, HIDDEN = B * D * FLOAT, B * H * FLOAT

@@ -19,6 +19,7 @@ from .reference import (
     tensors,
 )
 
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 
 

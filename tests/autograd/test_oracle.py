@@ -18,6 +18,7 @@ from .reference import (
     assert_close,
     composition,
     gradients,
+    here,
     leaves,
     objective,
     targets,
@@ -108,7 +109,7 @@ def option_targets(loss, options, B=12):
 def test_loss_options_are_torchs(loss, options):
     t, y = tensors(B=12), option_targets(loss, options)
     J = objective("tanh", loss, **options)(*t, y)
-    torchs = {{"class_weight": "weight"}.get(name, name): value for name, value in options.items()}
+    torchs = {{"class_weight": "weight"}.get(name, name): value for name, value in here(options).items()}
     expected = LOSS[loss](composition(*t, "tanh"), y, **torchs) + LAMBDA / 2 * (
         t[1].square().sum() + t[3].square().sum()
     )

@@ -22,6 +22,7 @@ from .reference import (
     tensors,
 )
 
+pytestmark = pytest.mark.usefixtures("on_device")
 SMALL = {"B": 2, "d": 3, "h": 4, "q": 3}
 SIZES = {name: size for name, size in SMALL.items() if name != "B"}
 
@@ -64,7 +65,7 @@ def test_y_that_requires_a_gradient(loss="bce_with_logits"):
 
 def three_orders(value, at):
     """g, ∂(v · sin g)/∂ for a v that is the same in every call, and the same once more of that."""
-    directions = torch.Generator().manual_seed(1)
+    directions = torch.Generator(value.device).manual_seed(1)
     orders = []
     for _ in range(3):
         first = gradients(value, at, create_graph=True)

@@ -83,7 +83,7 @@ def test_objective_under_autocast(activation, loss, weight_decay, sizes=SIZES[0]
 
 def test_autocast_leaves_float64_alone():
     t = tensors()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(t[0].device.type, torch.bfloat16):
         o = tmb.functional.mlp(*t)
     assert torch.equal(o, tmb.functional.mlp(*t))
 
@@ -91,7 +91,7 @@ def test_autocast_leaves_float64_alone():
 def test_the_backward_pass_outside_autocast_is_that_inside():
     """Where ``backward()`` is called must not matter: the dtype was chosen in the forward pass."""
     t = tensors(dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(t[0].device.type, torch.bfloat16):
         o = tmb.functional.mlp(*t, "gelu")
         inside = gradients(o.float().square().sum(), t, retain_graph=True)
     outside = gradients(o.float().square().sum(), t)

@@ -10,6 +10,7 @@ import torch_manual_bp as tmb
 from .reference import LAMBDA, assert_close
 from .twins import batch, penalised, twins
 
+pytestmark = pytest.mark.usefixtures("on_device")
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.1),
     "SGD momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
@@ -21,7 +22,7 @@ OPTIMIZERS = {
 
 def train(module, J, optimizer, steps=20):
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     for _ in range(steps):
         x = torch.randn(9, 5, generator=generator, dtype=torch.float64)
         y = torch.randint(4, (9,), generator=generator)
@@ -67,10 +68,11 @@ def test_grad_scaler_with_autocast(dtype):
     mlp, sequential = twins("gelu", dtype=torch.float32)
     x, y = batch(64, torch.float32)
     for module, J in ((mlp, tmb.Objective(mlp)), (sequential, lambda x, y: F.cross_entropy(sequential(x), y))):
-        scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.optim.SGD(module.parameters(), 1.0)
+        scaler = torch.amp.GradScaler(x.device.type, init_scale=1024.0)
+        optimizer = torch.optim.SGD(module.parameters(), 1.0)
         for _ in range(3):
             optimizer.zero_grad()
-            with torch.autocast("cpu", dtype):
+            with torch.autocast(x.device.type, dtype):
                 loss = J(x, y)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -82,8 +84,9 @@ def test_grad_scaler_with_autocast(dtype):
 def test_grad_scaler_skips_a_step_that_overflowed():
     mlp, _ = twins("relu", dtype=torch.float32)
     before = [p.detach().clone() for p in mlp.parameters()]
-    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=2.0**16), torch.optim.SGD(mlp.parameters(), 1.0)
     x, y = batch(8, torch.float32)
+    scaler = torch.amp.GradScaler(x.device.type, init_scale=2.0**16)
+    optimizer = torch.optim.SGD(mlp.parameters(), 1.0)
     scaler.scale(tmb.Objective(mlp)(x * 1e38, y)).backward()
     scaler.step(optimizer)
     scaler.update()

@@ -20,6 +20,9 @@ from .reference import (
 )
 from .twins import twins
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
+
 # -------------------------------------------------------------------------------------------------- hidden saved tensor
 
 

@@ -11,20 +11,31 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 @pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])
-def backend(request, monkeypatch):
-    """The compiled kernels, the plain-torch ones, and those for CUDA, run on the CPU, in turn."""
-    if request.param == "plain":
-        monkeypatch.setattr(_dispatch, "_cpu", None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    elif request.param == "cuda_on_cpu":
-        if why_not := cuda_on_cpu.why_not():
+def backend(request, on_device, monkeypatch):
+    """The compiled kernels of each device, the plain-torch ones, and those for CUDA, run on the CPU, in turn."""
+    yield from _computed_by(request.param, on_device, request.config, monkeypatch)
+
+
+@pytest.fixture(params=["compiled", "cuda_on_cpu"])
+def one_call(request, monkeypatch):
+    """The kernels of whole nets, which have no counterpart in plain torch."""
+    yield from _computed_by(request.param, "cpu", request.config, monkeypatch)
+
+
+def _computed_by(name, device, config, monkeypatch):
+    if name == "plain":
+        for kernels in ("_cpu", "_cuda"):
+            monkeypatch.setattr(_dispatch, kernels, None)
+        monkeypatch.setattr(_dispatch, "_warned", {"meta", device})
+    elif name == "cuda_on_cpu":
+        if why_not := "the CPU alone stands in for a GPU" if device != "cpu" else cuda_on_cpu.why_not():
             pytest.skip(why_not)
-        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(request.config.cache.mkdir("cuda_on_cpu")))
-    elif _dispatch._cpu is None:
-        pytest.skip(f"no compiled kernels: {_dispatch.backend()}")
+        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(config.cache.mkdir("cuda_on_cpu")))
+    elif {"cpu": _dispatch._cpu, "cuda": _dispatch._cuda}.get(device) is None:
+        pytest.skip(f"no compiled kernels for {device}: {_dispatch.backend()}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        yield request.param
+        yield name
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_extreme_values(backend, activation, dtype):
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "elu", "softplus", "gelu"])
-def test_float32_is_good_to_a_few_ulp_everywhere(compiled, name):
+def test_float32_is_good_to_a_few_ulp_everywhere(device_kernels, name):
     """Relative, so that small results count: tanh and elu near 0, σ in its tail (e^x below 2^-126 is taken to be 0)."""
     z = torch.cat([torch.linspace(-80, 80, 400_001), torch.logspace(-30, 2, 100_001)])[None]
     z = torch.cat([z, -z], 1)
@@ -90,7 +90,7 @@ def test_float32_is_good_to_a_few_ulp_everywhere(compiled, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_conversion_rounds_to_nearest_even(compiled, dtype):
+def test_conversion_rounds_to_nearest_even(device_kernels, dtype):
     """identity over every value of a short dtype returns it, and z + bias rounds as torch does."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     z = bits.view(dtype)[None].clone() if dtype != torch.float32 else torch.randn(1, 2**16)
@@ -103,7 +103,7 @@ def test_conversion_rounds_to_nearest_even(compiled, dtype):
     assert torch.equal(summed.nan_to_num(7.0, 8.0, -8.0), (z + bias).nan_to_num(7.0, 8.0, -8.0))
 
 
-def test_the_same_answer_whatever_the_threads(compiled, activation):
+def test_the_same_answer_whatever_the_threads(device_kernels, activation):
     z, bias = sample(700, 257, torch.float32)
     answers = []
     before = torch.get_num_threads()
@@ -153,13 +153,13 @@ def test_the_kept_h_is_checked(compiled):
         kernels.bias_act_keep_(z, torch.zeros(3, 4), None, "relu")
 
 
-def test_opcheck(compiled):
+def test_opcheck(device_kernels):
     z, bias = sample(5, 11, torch.float32)
     for b in (bias, None):
-        for op in (compiled.bias_act_, compiled.bias_act_mask_):
+        for op in (device_kernels.bias_act_, device_kernels.bias_act_mask_):
             torch.library.opcheck(op.default, (z.clone(), b, 1))
-        torch.library.opcheck(compiled.bias_act_keep_.default, (z.clone(), torch.empty_like(z), b, 1))
-    torch.library.opcheck(compiled.act.default, (z, 6))
+        torch.library.opcheck(device_kernels.bias_act_keep_.default, (z.clone(), torch.empty_like(z), b, 1))
+    torch.library.opcheck(device_kernels.act.default, (z, 6))
 
 
 def test_modules_and_names_agree():

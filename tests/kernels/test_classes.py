@@ -208,7 +208,7 @@ def test_a_walk_that_misses_the_labels_tile_says_so(backend):
     assert total.isnan() and weight.isnan()
 
 
-def test_the_same_answer_whatever_the_threads_and_the_rows_beside(compiled):
+def test_the_same_answer_whatever_the_threads_and_the_rows_beside(device_kernels):
     o, bias, target, class_weight, row_weight = sample(999, 257, torch.float32)
     answers = []
     before = torch.get_num_threads()
@@ -258,14 +258,14 @@ def test_compiled_ops_check_before_they_write(compiled, op, change, message):
         torch.testing.assert_close(given[name], value, rtol=0, atol=0, equal_nan=True)
 
 
-def test_opcheck(compiled):
+def test_opcheck(device_kernels):
     for with_weights in (True, False):
         o, bias, target, class_weight, row_weight = sample(5, 11, torch.float32)
         target[:] = torch.arange(5) + 20
         b, w, r = (bias, class_weight, row_weight) if with_weights else (None, None, None)
         statistics = kernels.new_statistics(5, o)
         kernels.class_statistics_(o, b, target, w, 20, statistics)
-        torch.library.opcheck(compiled.class_statistics_.default, (o, b, target, w, 20, statistics.clone()))
-        torch.library.opcheck(compiled.class_loss.default, (statistics, target, r, 40, 0.1, IGNORED))
+        torch.library.opcheck(device_kernels.class_statistics_.default, (o, b, target, w, 20, statistics.clone()))
+        torch.library.opcheck(device_kernels.class_loss.default, (statistics, target, r, 40, 0.1, IGNORED))
         arguments = (o, b, target, w, r, 20, 40, 0.1, IGNORED, statistics)
-        torch.library.opcheck(compiled.cross_entropy_classes_.default, arguments)
+        torch.library.opcheck(device_kernels.cross_entropy_classes_.default, arguments)

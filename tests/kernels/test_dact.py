@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torch_manual_bp import kernels
@@ -78,7 +78,8 @@ def test_the_same_sums_whatever_the_threads(backend, name, kind, shape):
     assert torch.equal(answers[0], answers[2])
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.usefixtures("on_device")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # one device
 @given(B=st.integers(0, 200), h=st.integers(1, 70), seed=st.integers(0, 99))
 def test_dact_is_linear_in_dh_and_sums_what_it_writes(B, h, seed):
     """In whole numbers nothing is rounded: sums over merged rows, the short last one included, must be exact."""
@@ -136,9 +137,9 @@ def test_compiled_ops_check_before_they_write(compiled, saved, code, kind, messa
     assert (dh == 5).all()
 
 
-def test_opcheck(compiled):
+def test_opcheck(device_kernels):
     dh, z = torch.randn(5, 11), torch.randn(5, 11)
-    for op in (compiled.dact_, compiled.dact_bias_grad_):
+    for op in (device_kernels.dact_, device_kernels.dact_bias_grad_):
         torch.library.opcheck(op.default, (dh.clone(), z, 6, 1))
         mask = kernels.bias_act_mask_(z.clone(), None, MASKED[0])
         torch.library.opcheck(op.default, (dh.clone(), mask, 1, 2))

@@ -107,7 +107,7 @@ def test_nothing_to_average(backend, loss, shape):
     assert L == 0 and scale == (2 if loss == "mse" else 1)
 
 
-def test_the_same_answer_whatever_the_threads(compiled, loss):
+def test_the_same_answer_whatever_the_threads(device_kernels, loss):
     o, bias, y, row_weight = sample(999, 257, torch.float32)
     answers = []
     before = torch.get_num_threads()
@@ -137,8 +137,8 @@ def test_compiled_ops_check_before_they_write(compiled, loss, bias, y, row_weigh
     assert (o == 1).all()
 
 
-def test_opcheck(compiled):
-    for op in (compiled.mse_, compiled.bce_with_logits_):
+def test_opcheck(device_kernels):
+    for op in (device_kernels.mse_, device_kernels.bce_with_logits_):
         for row_weight in (None, torch.rand(5)):
             o, bias, y, _ = sample(5, 11, torch.float32)
             torch.library.opcheck(op.default, (o, bias, y, row_weight, True))

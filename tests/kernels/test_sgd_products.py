@@ -25,7 +25,7 @@ def sample(dtype, with_b1=True, with_b2=True):
     for name, there in (("b1", with_b1), ("b2", with_b2)):
         if not there:
             values[name] = values[f"d{name}"] = None
-    return values, torch.tensor(hyper, dtype=torch.float64)
+    return values, torch.tensor(hyper, dtype=torch.float64, device="cpu")
 
 
 def by_the_formula(values, dtype):
@@ -77,6 +77,6 @@ def test_what_does_not_fit_is_told_before_anything_is_written(backend, wrong):
         assert tensor is None or torch.equal(tensor, before[name])
 
 
-def test_opcheck(compiled):
+def test_opcheck(device_kernels):
     values, hyper = sample(torch.float32)
-    torch.library.opcheck(compiled.sgd_products_.default, (*values.values(), hyper, FACTOR))
+    torch.library.opcheck(device_kernels.sgd_products_.default, (*values.values(), hyper, FACTOR))

@@ -20,13 +20,15 @@ SGD = {"plain": (0.0, False), "momentum": (0.9, False), "nesterov": (0.9, True)}
 
 
 def sgd_hyper(momentum):
-    return torch.tensor([[a, b, c, momentum] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)], dtype=torch.float64)
+    return torch.tensor(
+        [[a, b, c, momentum] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)], dtype=torch.float64, device="cpu"
+    )
 
 
 def adam_hyper():
     rows = [[a, b, c, 0.9, 0.99, 1e-8] for a, b, c in zip(PENALTY, LR, DECAY, strict=True)]
     rows[2][3:] = 0.8, 0.95, 1e-6  # one parameter with numbers of its own
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
 def parameters(dtype):
@@ -131,11 +133,11 @@ def test_large_parameters_are_updated_whole_and_alike_whatever_the_threads(compi
 
 def test_worked_by_hand(backend):
     """‖g‖ = 5 clipped to 1: g = (0.6, 0.8), p ← p − ½ g. Adam's first step is η sign(g), whatever the size of g."""
-    p, hyper = [torch.tensor([1.0, 1.0])], torch.tensor([[0.0, 0.5, 0.0, 0.0]], dtype=torch.float64)
+    p, hyper = [torch.tensor([1.0, 1.0])], torch.tensor([[0.0, 0.5, 0.0, 0.0]], dtype=torch.float64, device="cpu")
     kernels.sgd_(p, [torch.tensor([3.0, 4.0])], [], hyper, 1.0, False)
     torch.testing.assert_close(p[0], torch.tensor([0.7, 0.6]))
     p, m, v, step = [torch.tensor([1.0, 1.0])], [torch.zeros(2)], [torch.zeros(2)], [torch.tensor(0.0)]
-    hyper = torch.tensor([[0.0, 0.5, 0.0, 0.9, 0.999, 0.0]], dtype=torch.float64)
+    hyper = torch.tensor([[0.0, 0.5, 0.0, 0.9, 0.999, 0.0]], dtype=torch.float64, device="cpu")
     kernels.adam_(p, [torch.tensor([3.0, -4.0])], m, v, step, hyper, math.inf, False)
     torch.testing.assert_close(p[0], torch.tensor([0.5, 1.5]))
     torch.testing.assert_close(m[0], torch.tensor([0.3, -0.4]))
@@ -147,7 +149,7 @@ def test_a_gradient_that_is_not_finite_spoils_what_it_does_in_torch(backend, bad
     start = [torch.ones(3), torch.ones(2)]
     g = [torch.tensor([1.0, bad, 2.0]), torch.ones(2)]
     p = [t.clone() for t in start]
-    kernels.sgd_(p, g, [], torch.tensor([[0.0, 0.1, 0.0, 0.0]] * 2, dtype=torch.float64), 1.0, False)
+    kernels.sgd_(p, g, [], torch.tensor([[0.0, 0.1, 0.0, 0.0]] * 2, dtype=torch.float64, device="cpu"), 1.0, False)
     leaves = [t.clone().requires_grad_() for t in start]
     for leaf, gi in zip(leaves, g, strict=True):
         leaf.grad = gi.clone()
@@ -157,8 +159,8 @@ def test_a_gradient_that_is_not_finite_spoils_what_it_does_in_torch(backend, bad
 
 
 def test_no_parameters(backend):
-    assert kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64), 1.0, False) is None
-    assert kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64), 1.0, False) is None
+    assert kernels.sgd_([], [], [], torch.empty(0, 4, dtype=torch.float64, device="cpu"), 1.0, False) is None
+    assert kernels.adam_([], [], [], [], [], torch.empty(0, 6, dtype=torch.float64, device="cpu"), 1.0, False) is None
 
 
 H4, H6 = torch.full((2, 4), 0.1, dtype=torch.float64), torch.full((2, 6), 0.1, dtype=torch.float64)
@@ -176,7 +178,10 @@ H4, H6 = torch.full((2, 4), 0.1, dtype=torch.float64), torch.full((2, 6), 0.1, d
     ],
     ids=["hyper", "fewer", "shape", "dtype", "fewer_steps", "integer_step"],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(backend, change, message):
+def test_what_does_not_fit_is_refused_before_anything_is_written(backend, device, change, message):
+    if device != "cpu":
+        pytest.skip("the cases are made on the CPU, and the checks are the same for all devices")
+
     def fresh():
         return [torch.ones(2, 3), torch.ones(3)]
 

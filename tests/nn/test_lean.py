@@ -1,4 +1,7 @@
-"""What accumulate_grad and step refuse, by name, before anything is written."""
+"""What accumulate_grad and step refuse, by name, before anything is written.
+
+On the CPU: it is refused in Python, and before anybody asks where the tensors are.
+"""
 
 import copy
 

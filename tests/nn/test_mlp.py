@@ -7,6 +7,9 @@ from torch import nn
 import torch_manual_bp as tmb
 from torch_manual_bp.equations import ACTIVATIONS
 
+# What computes; what is refused is refused before it is asked where the tensors are.
+on_each_device = pytest.mark.usefixtures("on_device")
+
 
 def f64(*shape):
     return torch.randn(*shape, dtype=torch.float64)
@@ -21,6 +24,7 @@ def arguments():
 SEQUENTIALS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
+@on_each_device
 @pytest.mark.parametrize("hidden_bias", [True, False])
 @pytest.mark.parametrize("output_bias", [True, False])
 def test_initialised_as_sequential_under_the_same_seed(hidden_bias, output_bias):
@@ -33,6 +37,7 @@ def test_initialised_as_sequential_under_the_same_seed(hidden_bias, output_bias)
     assert all(torch.equal(a, b) for a, b in zip(ours, torchs, strict=True))
 
 
+@on_each_device
 @pytest.mark.parametrize("name", SEQUENTIALS)
 def test_forward_is_sequentials(name):
     mlp = tmb.MLP(5, 6, 4, name, dtype=torch.float64)
@@ -62,6 +67,7 @@ def test_repr_shows_what_its_layers_do_not():
 # --------------------------------------------------------------------------------------------------------- from_linears
 
 
+@on_each_device
 def test_from_linears_shares_the_parameters():
     fc1, fc2 = nn.Linear(5, 6), nn.Linear(6, 4, bias=False)
     mlp = tmb.MLP.from_linears(fc1, "tanh", fc2)
@@ -202,6 +208,7 @@ def test_refused_also_inside_a_transform():
         torch.func.vmap(lambda x: tmb.functional.mlp(**given | {"x": x}))(f64(3, 4))
 
 
+@on_each_device
 def test_nothing_is_written_where_something_is_refused():
     mlp = tmb.MLP(5, 6, 4)
     mlp(torch.randn(3, 5)).sum().backward()

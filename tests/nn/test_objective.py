@@ -5,6 +5,9 @@ from torch.nn import functional as F
 
 import torch_manual_bp as tmb
 
+# What computes; what is refused is refused before it is asked where the tensors are.
+on_each_device = pytest.mark.usefixtures("on_device")
+
 
 def mlp(**options):
     return tmb.MLP(5, 6, 4, **options)
@@ -14,6 +17,7 @@ def batch():
     return torch.randn(3, 5), torch.tensor([0, 1, 3])
 
 
+@on_each_device
 def test_J_is_L_plus_s_and_biases_are_not_penalised():
     net, (x, y) = mlp(dtype=torch.float64), batch()
     with torch.no_grad():
@@ -23,6 +27,7 @@ def test_J_is_L_plus_s_and_biases_are_not_penalised():
     torch.testing.assert_close(J, F.cross_entropy(net(x.double()), y) + s, rtol=1e-13, atol=0)
 
 
+@on_each_device
 def test_worked_by_hand():
     """d = h = 1, q = 2, identity: o = (2·3+1)·(1, −1), L = log(1 + e^{−14}), s = ½·0.1·(4 + 1 + 1)."""
     net = tmb.MLP(1, 1, 2, "identity", output_bias=False, dtype=torch.float64)
@@ -39,6 +44,7 @@ def test_worked_by_hand():
     assert net.fc1.bias.grad.item() == pytest.approx(-2 * p, rel=1e-9)
 
 
+@on_each_device
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce_with_logits"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -52,6 +58,7 @@ def test_dtype_of_J_and_of_gradients(dtype, loss, weight_decay):
     assert {p.grad.dtype for p in net.parameters()} == {dtype}
 
 
+@on_each_device
 def test_float32_targets_for_half_precision():
     """Targets in data sets are float32 however the network is stored."""
     net, x, y = mlp(dtype=torch.bfloat16), torch.randn(3, 5).bfloat16(), torch.rand(3, 4)
@@ -64,6 +71,7 @@ def test_repr():
     assert shown == "loss='mse', weight_decay=0.1, reduction='sum'"
 
 
+@on_each_device
 def test_ignored_rows_count_for_nothing():
     net, (x, y) = mlp(), batch()
     J = tmb.Objective(net, ignore_index=3)
@@ -159,8 +167,9 @@ def test_labels_are_checked_without_a_gradient_too():
         tmb.Objective(mlp())(X, torch.full((3,), 4))
 
 
+@on_each_device
 def test_the_label_that_is_ignored_need_not_be_a_class():
-    assert tmb.Objective(mlp(), ignore_index=255)(X, torch.tensor([0, 255, 3])).isfinite()
+    assert tmb.Objective(mlp(), ignore_index=255)(batch()[0], torch.tensor([0, 255, 3])).isfinite()
 
 
 @pytest.mark.parametrize(

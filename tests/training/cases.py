@@ -1,10 +1,12 @@
 """Small objectives, their batches, and the two ways to their gradients by tiles."""
 
 import copy
+import functools
 import itertools
 
 import pytest
 import torch
+from autograd.reference import here
 
 import torch_manual_bp as tmb
 
@@ -18,12 +20,30 @@ BIASES = [
 ]
 
 
+makers_device = None  # of what the makers here make; None for torch's default: see the fixture `made_on_device`
+
+
+def maker(make):
+    """Makes its tensors on ``makers_device``; the test that asked for them goes on in no mode of torch."""
+
+    @functools.wraps(make)
+    def made(*arguments, **options):
+        if makers_device is None:
+            return make(*arguments, **options)
+        with torch.device(makers_device):
+            return make(*arguments, **options)
+
+    return made
+
+
+@maker
 def objective_of(activation="tanh", loss="cross_entropy", *, d=5, h=6, q=4, hidden_bias=True, output_bias=True,
                  dtype=torch.float64, weight_decay=LAMBDA, **options):  # fmt: skip
     mlp = tmb.MLP(d, h, q, activation, hidden_bias, output_bias, dtype=dtype)
-    return tmb.Objective(mlp, loss, weight_decay, **options)
+    return tmb.Objective(mlp, loss, weight_decay, **here(options))
 
 
+@maker
 def batch(loss="cross_entropy", B=7, d=5, q=4, dtype=torch.float64):
     """x (B,d) and y as the loss takes it."""
     x = torch.randn(B, d, dtype=torch.float64).to(dtype)

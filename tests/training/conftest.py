@@ -1,20 +1,9 @@
 import pytest
 
-from torch_manual_bp.kernels import _dispatch
 from torch_manual_bp.training import tiling
 
+from . import cases
 from .cases import WAYS
-
-BACKENDS = ["compiled", "python"] if _dispatch._cpu is not None else ["python"]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request, monkeypatch):
-    """On the compiled kernels, if there are any, and on their fallback in plain torch."""
-    if request.param == "python":
-        monkeypatch.setattr(_dispatch, "_cpu", None)
-        monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
-    return request.param
 
 
 @pytest.fixture(params=list(WAYS))
@@ -28,3 +17,10 @@ def three_classes(monkeypatch):
     """Tiles of three classes, however few there are of them all."""
     small = {kind: limits._replace(logits=0, classes=3) for kind, limits in tiling.LIMITS.items()}
     monkeypatch.setattr(tiling, "LIMITS", small)
+
+
+@pytest.fixture
+def made_on_device(device, monkeypatch):
+    """Objectives and batches are on the CPU, then on the GPU, and nothing else is: as in a script that says device=…"""
+    monkeypatch.setattr(cases, "makers_device", device)
+    return device

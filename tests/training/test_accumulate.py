@@ -14,6 +14,7 @@ import torch_manual_bp as tmb
 
 from .cases import LAMBDA, batch, found, objective_of, untiled
 
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 REFUSED = "^Objective: with tile_rows there is no second derivative.*use tile_rows=None"
 
@@ -127,7 +128,8 @@ def test_the_grad_scalers_scale(objective):
     x, y = batch(dtype=torch.float32)
     objective.float()
     twin = copy.deepcopy(objective)
-    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.optim.SGD(objective.parameters(), 0.1)
+    scaler = torch.amp.GradScaler(x.device.type, init_scale=1024.0)
+    optimizer = torch.optim.SGD(objective.parameters(), 0.1)
     scaler.scale(torch.zeros(()))  # makes the scale
     objective.accumulate_grad(x, y, grad_scale=scaler.get_scale())
     scaler.step(optimizer)
@@ -221,10 +223,11 @@ def test_grad_scaler(dtype):
     twin = copy.deepcopy(objective)
     twin.tile_rows = None
     for module in (objective, twin):
-        scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.optim.SGD(module.parameters(), 0.1)
+        scaler = torch.amp.GradScaler(x.device.type, init_scale=1024.0)
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
         for _ in range(3):
             optimizer.zero_grad()
-            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
                 J = module(x, y)
             scaler.scale(J).backward()
             scaler.step(optimizer)
@@ -236,7 +239,8 @@ def test_grad_scaler(dtype):
 def test_grad_scaler_skips_a_step_that_overflowed():
     objective, (x, y) = objective_of("relu", dtype=torch.float32, tile_rows=3), batch(dtype=torch.float32)
     before = [p.detach().clone() for p in objective.parameters()]
-    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=2.0**16), torch.optim.SGD(objective.parameters(), 1.0)
+    scaler = torch.amp.GradScaler(x.device.type, init_scale=2.0**16)
+    optimizer = torch.optim.SGD(objective.parameters(), 1.0)
     scaler.scale(objective(x * 1e38, y)).backward()
     scaler.step(optimizer)
     scaler.update()
@@ -246,7 +250,7 @@ def test_grad_scaler_skips_a_step_that_overflowed():
 
 def test_backward_outside_autocast_is_that_inside():
     objective, (x, y) = objective_of("gelu", dtype=torch.float32, tile_rows=3), batch(dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         inside = gradients_of(objective(x, y), objective)
         J = objective(x, y)
     assert all(torch.equal(a, b) for a, b in zip(inside, gradients_of(J, objective), strict=True))

@@ -11,6 +11,7 @@ from torch_manual_bp.training import gradient as gradient_module
 
 from .cases import BIASES, LAMBDA, TILES, batch, found, objective_of, untiled
 
+pytestmark = pytest.mark.usefixtures("on_device")
 TOLERANCE = 1e-12
 
 
@@ -76,9 +77,14 @@ with_options_of_a_mean = pytest.mark.parametrize(
 )
 WEIGHTS = {
     "no row weights": None,
-    "row weights": torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0, 1.0, 0.0, 1.0, 2.0], dtype=torch.float64),
+    "row weights": [0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0, 1.0, 0.0, 1.0, 2.0],
 }
-with_row_weights = pytest.mark.parametrize("row_weight", WEIGHTS.values(), ids=WEIGHTS)
+with_row_weights = pytest.mark.parametrize("row_weight", WEIGHTS.values(), ids=WEIGHTS, indirect=True)
+
+
+@pytest.fixture
+def row_weight(request, on_device):
+    return None if request.param is None else torch.tensor(request.param, dtype=torch.float64)
 
 
 def batch_with_options(loss, options, B=11):

@@ -11,6 +11,7 @@ from torch_manual_bp.equations import LOSSES
 
 from .cases import batch, objective_of
 
+pytestmark = pytest.mark.usefixtures("on_device")
 SMALL_LAMBDA = 0.01
 SIZES = {"B": 64, "d": 32, "h": 48, "q": 10}
 THREE_TILES = 24
@@ -27,7 +28,7 @@ def of_tiles(way, activation, loss, weight_decay, autocast=False, tile_rows=THRE
         for p, value in zip(mlp.parameters(), parameters, strict=True):
             p.data = value.detach()
         x = x.detach().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and x.dtype == torch.float32):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast and x.dtype == torch.float32):
             J = way(tmb.Objective(mlp, loss, weight_decay), x, y, tile_rows=tile_rows)
         found = [J, x.grad, *(p.grad for p in mlp.parameters())]
         assert [g.dtype for g in found[1:]] == [t[0].dtype] * 5
@@ -105,7 +106,9 @@ def test_the_number_of_rows_is_not_rounded_to_the_targets_dtype(loss, way):
         torch.testing.assert_close(way(objective, x, y, tile_rows=tile_rows), J, rtol=1e-5, atol=0)
 
 
-def test_float16_on_a_cpu_is_told_of_once():
+def test_float16_on_a_cpu_is_told_of_once(device):
+    if device != "cpu":
+        pytest.skip("it is the CPU that is slow in float16")
     door._warn_of_float16.cache_clear()
     objective, (x, y) = objective_of(dtype=torch.float16), batch(dtype=torch.float16)
     with pytest.warns(UserWarning, match="float16 matrix products take 20 to 100 times as long") as warned:
@@ -132,7 +135,7 @@ def test_autocast_leaves_float64_alone(way):
     way(objective, x, y, tile_rows=3)
     before = [p.grad.clone() for p in objective.parameters()]
     objective.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         way(objective, x, y, tile_rows=3)
     assert all(torch.equal(p.grad, g) for p, g in zip(objective.parameters(), before, strict=True))
 
@@ -140,7 +143,7 @@ def test_autocast_leaves_float64_alone(way):
 def test_mixed_inputs_under_autocast(way):
     """bfloat16 rows from one autocast layer into another, float32 targets from a data set."""
     objective, (x, y) = objective_of("gelu", "mse", dtype=torch.float32), batch("mse", dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         J = way(objective, x.bfloat16(), y, tile_rows=3)
         expected = objective_of("gelu", "mse", dtype=torch.float32)
         expected.load_state_dict(objective.state_dict())

@@ -1,4 +1,7 @@
-"""Trainers that own the loop: a tiled objective trains in them as a plain loop trains the untiled one."""
+"""Trainers that own the loop: a tiled objective trains in them as a plain loop trains the untiled one.
+
+On the CPU: which device a model and its batches go to is the trainers' own affair.
+"""
 
 import copy
 import logging

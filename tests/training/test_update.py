@@ -10,8 +10,9 @@ from torch import nn
 from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .cases import assert_same_state, batch, objective_of, state_of, untiled
+from .cases import assert_same_state, batch, maker, objective_of, state_of, untiled
 
+pytestmark = pytest.mark.usefixtures("made_on_device")
 TOLERANCE = 1e-10
 
 FUSED = {
@@ -45,11 +46,16 @@ of_every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 clipped_or_not = pytest.mark.parametrize("clip_norm", [None, 0.05, 100.0], ids="clip_norm={}".format)
 
 
-def batches(steps, B=7, loss="cross_entropy"):
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
+@maker
+def batches(steps, B=7):
+    """The same on every call."""
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
+
+    def rows():
         x = torch.randn(B, 5, dtype=torch.float64, generator=generator)
-        yield x, torch.randint(4, (B,), generator=generator)
+        return x, torch.randint(4, (B,), generator=generator)
+
+    return [rows() for _ in range(steps)]
 
 
 def usual_step(objective, x, y, optimizer, row_weight=None, clip_norm=None):
@@ -165,9 +171,9 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "AdamW", "RMSprop"])
 @pytest.mark.parametrize("options", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_objectives_and_row_weights(options, name):
+def test_objectives_and_row_weights(options, name, device):
     ours, torchs = twins(OPTIMIZERS[name], activation="gelu", **options)
-    row_weight = torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0], dtype=torch.float64)
+    row_weight = torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.0], dtype=torch.float64, device=device)
     for step, (x, y) in enumerate(batches(10)):
         weight = row_weight if step % 2 else None
         ours[0].step(x, y, ours[1], weight, tile_rows=(3, "auto")[step % 3 == 0])
@@ -291,7 +297,7 @@ def test_under_autocast(name):
         ours, torchs = twins(OPTIMIZERS[name], dtype=torch.float32)
         start = [p.detach().clone() for p in ours[0].parameters()]
         for x, y in batches(5):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(x.device.type, torch.bfloat16):
                 ours[0].step(x.float(), y, ours[1], tile_rows=tile_rows)
                 usual_step(torchs[0], x.float(), y, torchs[1])
         for p, q, before in zip(ours[0].parameters(), torchs[0].parameters(), start, strict=True):

@@ -10,6 +10,7 @@ from torch_manual_bp.training.workspace import Workspace, WorkspaceSlot
 
 from .cases import batch, objective_of
 
+pytestmark = pytest.mark.usefixtures("made_on_device")
 EVERY = frozenset({"dx", "dw1", "db1", "dw2", "db2"})
 
 
