@@ -5,13 +5,26 @@ import torch
 
 from torch_manual_bp.kernels import _dispatch
 
+from . import cuda_on_cpu
+
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@pytest.fixture(params=["compiled", "plain"])
+@pytest.fixture(scope="session")
+def emulated(request):
+    """The CUDA kernels as ops for CPU tensors; they are built once."""
+    if why := cuda_on_cpu.why_not():
+        pytest.skip(why)
+    cache = getattr(request.config, "cache", None)  # pytest may run without one
+    return cuda_on_cpu.load(cache and cache.mkdir("cuda_on_cpu"))
+
+
+@pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])
 def backend(request, monkeypatch):
-    """The compiled kernels and the plain-torch ones, in turn."""
-    if request.param == "plain":
+    """The compiled kernels, the plain-torch ones, and the CUDA kernels run on the CPU, in turn."""
+    if request.param == "cuda_on_cpu":
+        monkeypatch.setattr(_dispatch, "_cpu", request.getfixturevalue("emulated"))
+    elif request.param == "plain":
         monkeypatch.setattr(_dispatch, "_cpu", None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", "cpu"})
     elif _dispatch._cpu is None:
