@@ -19,7 +19,7 @@ AOTITorchError allow(AtenTensorHandle tensor, const void* at, bool writable, boo
   aoti_torch_get_numel(tensor, &count);
   aoti_torch_get_dtype(tensor, &type);
   const size_t bytes = size_t(count) * aoti_torch_dtype_element_size(type);
-  emulator::allow(at, bytes, writable);
+  emulator::allow_tensor(at, bytes, writable);
   if (fill && bytes > 0) {
     std::memset(const_cast<void*>(at), 0xff, bytes);
   }
