@@ -35,7 +35,7 @@ COMPILE = [
 ]  # fmt: skip
 # Each load and store of a kernel calls memory.cpp, as does what C++ leaves undefined.
 CHECKED = [
-    "-x", "c++", "-include", "cuda_runtime.h",  # as nvcc does
+    "-x", "c++", "-include", "cuda_runtime.h", "-fno-extern-tls-init",
     "-fsanitize=kernel-address,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
     "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
@@ -64,7 +64,7 @@ def why_not() -> str:
 def run(command):
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stderr}")
+        raise RuntimeError(result.stderr)
 
 
 def key(*parts):
