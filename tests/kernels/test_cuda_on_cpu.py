@@ -69,7 +69,7 @@ def test_a_blocks_sum_can_be_taken_twice(case, x):
         "index_beyond_its_array": r"an index beyond its array at cases.cu:\d+ \(block \d 0 0, thread 127 0 0\)",
         "beyond_dynamic_memory": "writes 4 bytes of dynamic shared memory beyond its 512 bytes",
         "overflow": r"an integer overflow at cases.cu:\d+",
-        "assertion": r"CUDA error 710 .*: assertion failed at cases.cu:\d+: .*7 is refused.* \(block 0 0 0, thread 7 0 0\)",
+        "assertion": r"CUDA error 710 .*: device-side assert: .*7 is refused.* at cases.cu:\d+ \(block 0 0 0, thread 7 0 0\)",
         "no_blocks": "CUDA error 9 .*: a grid of 0 x 1 x 1 blocks",
         "too_many_rows_of_blocks": "CUDA error 9 .*: a grid of 1 x 65536 x 1 blocks",
         "too_many_threads": "CUDA error 9 .*: a block of 33 x 32 x 1 threads",

@@ -7,6 +7,7 @@ which only a constant pointer was asked for must not be written.
 
 import fcntl
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,16 @@ RUNTIME = sorted(HERE.glob("*.cpp"))
 KERNELS = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "cases.cu"]
 HEADERS = sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *HERE.glob("*.h")])
 
+EXTERN_SHARED = re.compile(r"extern __shared__[^;]*?(\w+)\[\]")
+
+
+def dynamic_shared_memory() -> list[str]:
+    """The arrays that stand for a block's dynamic memory are one, under whatever names, in tmb or unnamed in it."""
+    names = {name for path in [*KERNELS, *HEADERS] for name in EXTERN_SHARED.findall(path.read_text())}
+    spaces = ("_ZN3tmb", "_ZN3tmb12_GLOBAL__N_1")
+    return [f"-Wl,--defsym={space}{len(name)}{name}E=emulator_dynamic_shared" for name in names for space in spaces]
+
+
 COMPILE = [
     "-c", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Werror", "-U_FORTIFY_SOURCE",
     "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{HERE}",
@@ -39,13 +50,14 @@ CHECKED = [
     "-fsanitize=kernel-address,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
     "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
+# What the kernels call libtorch for, and libtorch.cpp answers.
 WRAPPED = [
     "aoti_torch_empty_strided", "torch_get_mutable_data_ptr", "torch_get_const_data_ptr",
     "aoti_torch_create_device_guard", "aoti_torch_delete_device_guard", "aoti_torch_get_current_cuda_stream",
-    "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg", "__assert_fail",
+    "aoti_torch_cuda_addmm_out", "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg", "__assert_fail",
 ]  # fmt: skip
 LINK = [
-    "-shared", "-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in WRAPPED),
+    "-shared", "-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in WRAPPED), *dynamic_shared_memory(),
     *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch", "-ltorch_cpu", "-lc10",
 ]  # fmt: skip
 

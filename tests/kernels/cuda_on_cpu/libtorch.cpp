@@ -1,6 +1,7 @@
 // Those functions of libtorch that would need a GPU, and those from which the kernels have their memory. The linker puts
 // them before libtorch's own (--wrap).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/c/shim.h>
 
 #include <cstdlib>
@@ -84,6 +85,11 @@ WRAP(aoti_torch_get_current_cuda_stream)(int32_t, void** current) {
   return 0;
 }
 
+WRAP(aoti_torch_cuda_addmm_out)
+(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b, double beta, double alpha) {
+  return aoti_torch_cpu_addmm_out(out, self, a, b, beta, alpha);
+}
+
 WRAP(torch_c10_cuda_check_msg)
 (int32_t code, const char* file, const char*, uint32_t line, bool, char** message) {
   if (code != cudaSuccess) {
@@ -98,7 +104,7 @@ extern "C" void __wrap_torch_c10_cuda_free_error_msg(char* message) { std::free(
 
 // (of CUDA_KERNEL_ASSERT)
 extern "C" void __wrap___assert_fail(const char* assertion, const char* file, unsigned line, const char*) {
-  emulator::fail(cudaErrorAssert, std::string("assertion failed at ") + emulator::base_name(file) + ':' +
-                                      std::to_string(line) + ": " + assertion);
+  emulator::fail(cudaErrorAssert, std::string("device-side assert: ") + assertion + " at " +
+                                      emulator::base_name(file) + ':' + std::to_string(line));
   std::abort();  // in the host's code
 }

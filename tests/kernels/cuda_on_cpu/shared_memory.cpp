@@ -10,8 +10,8 @@
 
 namespace emulator {
 
-// What `extern __shared__ … shared[];` names in the kernels' namespace, the unnamed one in tmb.
-alignas(16) thread_local unsigned char dynamic_shared[kOptInSharedBytes] asm("_ZN3tmb12_GLOBAL__N_16sharedE");
+// Every `extern __shared__ …[]` of the kernels is this, by the linker's --defsym.
+alignas(16) thread_local unsigned char dynamic_shared[kOptInSharedBytes] asm("emulator_dynamic_shared");
 
 namespace {
 
