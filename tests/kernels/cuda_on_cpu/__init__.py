@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -40,13 +40,13 @@ def dynamic_shared_memory() -> list[str]:
 
 
 COMPILE = [
-    "-c", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Werror", "-U_FORTIFY_SOURCE",
+    "-c", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
     "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{HERE}",
     *(f"-isystem{path}" for path in cpp_extension.include_paths()),
 ]  # fmt: skip
 # Each load and store of a kernel calls memory.cpp, as does what C++ leaves undefined.
 CHECKED = [
-    "-x", "c++", "-include", "cuda_runtime.h", "-fno-extern-tls-init",
+    "-w", "-x", "c++", "-include", "cuda_runtime.h", "-fno-extern-tls-init",
     "-fsanitize=kernel-address,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
     "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
@@ -89,7 +89,7 @@ def build(folder: Path) -> Path:
     """Compiles what has changed since the last time, and links it; one process at a time."""
 
     def compiled(source):
-        flags = COMPILE + CHECKED * (source in KERNELS)
+        flags = COMPILE + (CHECKED if source in KERNELS else ["-O2"])
         target = folder / f"{source.stem}-{key(source, *HEADERS, flags)}.o"
         if not target.exists():
             run(["g++", *flags, str(source), "-o", str(part := target.with_suffix(".part"))])
@@ -112,15 +112,19 @@ def build(folder: Path) -> Path:
 
 
 @cache
-def load(folder: Path | None = None) -> SimpleNamespace:
+def load(folder: Path) -> SimpleNamespace:
     """The ops, for CPU tensors: each runs the kernel that is registered for CUDA."""
-    torch.ops.load_library(str(build(folder or Path(tempfile.gettempdir(), "torch_manual_bp_cuda_on_cpu"))))
+    torch.ops.load_library(str(build(folder)))
     return SimpleNamespace(**{name: on_cuda("torch_manual_bp", name) for name in _dispatch._OPS})
 
 
-def on_cuda(namespace, name):
+def has_cuda_kernel(namespace: str, name: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA")
+
+
+def on_cuda(namespace: str, name: str) -> Callable:
     """The op's kernel for CUDA, whatever the device of its arguments."""
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA"):
+    if not has_cuda_kernel(namespace, name):
         return lambda *_: pytest.skip(f"{name} has no CUDA kernel")
     op = getattr(getattr(torch.ops, namespace), name).default
     return partial(op.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))

@@ -12,13 +12,13 @@ constexpr unsigned kAll = 0xffffffffu;
 struct Case {
   const float* x;
   float* out;
-  int64_t n, i;    // the thread's element: i < n
-  unsigned t;      // the thread in its block
+  int64_t n, i;  // the thread's element: i < n
+  unsigned t;    // the thread in its block
 };
 
 using Kernel = void (*)(const Case&);
 
-// ---- Right -----------------------------------------------------------------------------------------------------------
+// ---- Right ----------------------------------------------------------------------------------------------------------
 
 // Each block backwards.
 __device__ void reversed(const Case& c) {
@@ -71,7 +71,7 @@ __device__ void two_sums(const Case& c) {
   c.out[c.i] = b - a;
 }
 
-// ---- Mistakes --------------------------------------------------------------------------------------------------------
+// ---- Mistakes -------------------------------------------------------------------------------------------------------
 
 __device__ void no_barrier(const Case& c) {
   __shared__ float part[kBlock];
@@ -192,7 +192,7 @@ __device__ void assertion(const Case& c) {
   c.out[c.i] = 0;
 }
 
-// ---- Launches --------------------------------------------------------------------------------------------------------
+// ---- Launches -------------------------------------------------------------------------------------------------------
 
 template <Kernel kernel>
 __global__ void __launch_bounds__(kBlock) run_case(const float* x, float* out, int64_t n) {
@@ -205,8 +205,8 @@ template <Kernel kernel>
 Tensor launch(Tensor x) {
   const OnDeviceOf device(x);
   Tensor out = new_tensor(x, {x.size(0)}, ScalarType::Float);
-  run(run_case<kernel>, blocks(x.size(0), kBlock), kBlock, kBlock * sizeof(float), device.stream(), const_data<float>(x),
-      data<float>(out), x.size(0));
+  run(run_case<kernel>, blocks(x.size(0), kBlock), kBlock, kBlock * sizeof(float), device.stream(),
+      const_data<float>(x), data<float>(out), x.size(0));
   return out;
 }
 
@@ -217,7 +217,10 @@ Tensor launch_as(const Tensor& x, dim3 grid, dim3 block, size_t shared, cudaStre
   return out;
 }
 
-Tensor no_blocks(Tensor x) { const OnDeviceOf device(x); return launch_as(x, 0, kBlock, 0, device.stream()); }
+Tensor no_blocks(Tensor x) {
+  const OnDeviceOf device(x);
+  return launch_as(x, 0, kBlock, 0, device.stream());
+}
 
 Tensor too_many_rows_of_blocks(Tensor x) {
   const OnDeviceOf device(x);
@@ -240,7 +243,10 @@ Tensor more_shared_memory_on_demand(Tensor x) {
   return launch_as(x, blocks(x.size(0), kBlock), kBlock, 64 << 10, device.stream());
 }
 
-Tensor another_stream(Tensor x) { const OnDeviceOf device(x); return launch_as(x, 1, kBlock, 0, nullptr); }
+Tensor another_stream(Tensor x) {
+  const OnDeviceOf device(x);
+  return launch_as(x, 1, kBlock, 0, nullptr);
+}
 
 Tensor no_guard(Tensor x) { return launch_as(x, 1, kBlock, 0, nullptr); }
 

@@ -35,10 +35,16 @@ extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// ---- The host's side -------------------------------------------------------------------------------------------------
+// ---- The host's side ------------------------------------------------------------------------------------------------
 
-enum cudaError_t : int { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9,
-                         cudaErrorNotSupported = 801, cudaErrorAssert = 710, cudaErrorLaunchFailure = 719 };
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorAssert = 710,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNotSupported = 801,
+};
 using cudaStream_t = struct CUstream_st*;
 
 struct cudaLaunchAttribute {
@@ -77,10 +83,10 @@ int barrier(bool predicate, const char* op, const char* file, int line);
 // What a lane brings to an op of its warp, and what it takes from it.
 struct Exchange {
   unsigned mask = 0;
-  int source = -1;  // the lane whose value is wanted; -1: none
+  int source = -1;  // the lane whose value is wanted; −1: none
   bool predicate = false;
-  uint64_t value = 0;  // out: the source's
-  unsigned votes = 0;  // out: the lanes with a predicate
+  uint64_t value = 0;  // afterwards the source's
+  unsigned votes = 0;  // afterwards the lanes with a predicate
 };
 void exchange(Exchange& e, const char* op, const char* file, int line);
 int lane();
@@ -145,7 +151,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   return emulator::copy(to, from, bytes, stream);
 }
 
-// ---- The threads' side -----------------------------------------------------------------------------------------------
+// ---- The threads' side ----------------------------------------------------------------------------------------------
 
 inline void __syncthreads(EMULATOR_SITE) { emulator::barrier(false, "__syncthreads", file, line); }
 

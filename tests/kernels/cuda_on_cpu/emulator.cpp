@@ -1,10 +1,9 @@
 // Runs a grid: its blocks one after the other, a block's threads as coroutines, each as far as the next barrier.
 //
 // A warp runs on alone until all its lanes wait at a barrier of the block, so that nothing but a barrier orders two
-// warps; every other launch takes blocks, warps and lanes from the last to the first. Shared memory is full of NaN when
-// a block starts. What a GPU leaves undefined is an error: a barrier that some thread of the block does not reach, a
-// lane that its mask names and that does not come, or comes from elsewhere in the program, a value of a lane that brings
-// none.
+// warps; every other launch of a kernel takes blocks, warps and lanes from the last to the first. What a GPU leaves
+// undefined is an error: a barrier that some thread of the block does not reach, a lane that a mask names and that does
+// not come, or comes from elsewhere in the program, the value of a lane that brings none.
 #include "emulator.h"
 
 #include <setjmp.h>
@@ -67,7 +66,7 @@ void* body_arguments;
 bool descending = false;
 std::string trouble;
 cudaError_t trouble_code = cudaSuccess;
-std::map<const void*, int> allowed_shared;
+std::map<const void*, bool> last_order;  // whether a kernel's last launch was descending
 
 void run_threads(int stack) {
   for (;;) {
@@ -132,7 +131,6 @@ void wait(State state, const Site& site) {
   Coroutine& c = threads[current];
   c.state = state;
   c.site = site;
-  touch_shared();
   if (_setjmp(c.at) == 0) {
     _longjmp(scheduler, 1);
   }
@@ -260,29 +258,6 @@ void run_block(int count, size_t dynamic_bytes) {
   } while (trouble_code == cudaSuccess && !finish_phase(count));
 }
 
-cudaError_t check(const cudaLaunchConfig_t& how, const void* kernel) {
-  const dim3 &g = how.gridDim, &b = how.blockDim;
-  std::ostringstream s;
-  if (g.count() == 0 || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) {
-    s << "a grid of " << g.x << " x " << g.y << " x " << g.z << " blocks";
-    return fail(cudaErrorInvalidConfiguration, s.str());
-  }
-  if (b.count() == 0 || b.count() > kMaxThreads || b.z > 64) {
-    s << "a block of " << b.x << " x " << b.y << " x " << b.z << " threads";
-    return fail(cudaErrorInvalidConfiguration, s.str());
-  }
-  const auto allowed = allowed_shared.find(kernel);
-  const int limit = allowed != allowed_shared.end() ? allowed->second : kSharedBytes;
-  if (how.dynamicSmemBytes > size_t(limit)) {
-    s << how.dynamicSmemBytes << " bytes of shared memory, where " << limit << " are allowed";
-    return fail(cudaErrorInvalidValue, s.str());
-  }
-  if (how.numAttrs > 0) {
-    return fail(cudaErrorNotSupported, "launch attributes are not emulated");
-  }
-  return check_stream(how.stream);
-}
-
 }  // namespace
 
 bool in_thread = false;
@@ -311,9 +286,9 @@ void exchange(Exchange& e, const char* op, const char* file, int line) {
   e = threads[current].exchange;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& how, const void* kernel, Thread thread, void* arguments, size_t bytes) {
-  static bool forwards = false;
-  if (const cudaError_t error = check(how, kernel); error != cudaSuccess) {
+cudaError_t launch(const cudaLaunchConfig_t& how, const void* kernel, Thread thread, void* arguments,
+                   size_t bytes) {
+  if (const cudaError_t error = check_launch(how, kernel); error != cudaSuccess) {
     return error;
   }
   body = thread;
@@ -322,8 +297,7 @@ cudaError_t launch(const cudaLaunchConfig_t& how, const void* kernel, Thread thr
   find_shared();
   gridDim = how.gridDim;
   blockDim = how.blockDim;
-  forwards = !forwards;
-  descending = !forwards;
+  descending = last_order[kernel] ^= true;
   if (idle_stacks.size() < kMaxThreads) {
     reset_stacks();
   }
@@ -359,44 +333,4 @@ std::string take_trouble() {
   return std::move(trouble);
 }
 
-cudaError_t allow_shared(const void* kernel, int bytes) {
-  if (bytes < 0 || bytes > kOptInSharedBytes) {
-    return fail(cudaErrorInvalidValue, "cudaFuncSetAttribute: more shared memory than a block can have");
-  }
-  allowed_shared[kernel] = bytes;
-  return cudaSuccess;
-}
-
-cudaError_t set(void* to, int value, size_t bytes, cudaStream_t stream) {
-  if (check_stream(stream) != cudaSuccess || check_range(to, bytes, true) != cudaSuccess) {
-    return cudaErrorInvalidValue;
-  }
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
-  if (check_stream(stream) != cudaSuccess || check_range(from, bytes, false) != cudaSuccess ||
-      check_range(to, bytes, true) != cudaSuccess) {
-    return cudaErrorInvalidValue;
-  }
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-
 }  // namespace emulator
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  switch (attribute) {
-    case cudaDevAttrMultiProcessorCount:
-      *value = 4;  // few, so that grids of this size have blocks that do more than one piece of work
-      return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      *value = emulator::kSharedBytes;
-      return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = emulator::kOptInSharedBytes;
-      return cudaSuccess;
-  }
-  return cudaErrorInvalidValue;
-}

@@ -16,7 +16,7 @@ inline const char* base_name(const char* file) {
   return slash != nullptr ? slash + 1 : file;
 }
 
-// ---- emulator.cpp: threads, and the order in which they run ----------------------------------------------------------
+// ---- emulator.cpp: threads, and the order in which they run ---------------------------------------------------------
 
 extern bool in_thread;                               // whether a thread of a kernel has its turn; else the host
 extern int current;                                  // that thread's number in its block
@@ -28,7 +28,11 @@ bool on_own_stack(uintptr_t at);
 cudaError_t fail(cudaError_t code, const std::string& what);
 std::string take_trouble();
 
-// ---- memory.cpp: what may be read and written ------------------------------------------------------------------------
+// ---- device.cpp: limits ---------------------------------------------------------------------------------------------
+
+cudaError_t check_launch(const cudaLaunchConfig_t& how, const void* kernel);
+
+// ---- memory.cpp: what may be read and written -----------------------------------------------------------------------
 
 enum class Access { read, write, atomic };
 
@@ -41,16 +45,15 @@ void next_op();
 // Whether the host may do it for a kernel: cudaMemsetAsync and its kin.
 cudaError_t check_range(const void* at, size_t bytes, bool write);
 
-// ---- shared_memory.cpp -----------------------------------------------------------------------------------------------
+// ---- shared_memory.cpp ----------------------------------------------------------------------------------------------
 
 void find_shared();                        // before a launch
 void poison_shared(size_t dynamic_bytes);  // before a block
-void touch_shared();                       // a thread has come to a barrier, so that the block may have used it
 bool in_shared(uintptr_t at);
 bool in_image(uintptr_t at);  // among the library's own constants
 std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access, int thread);  // "" if there is none
 
-// ---- libtorch.cpp ----------------------------------------------------------------------------------------------------
+// ---- libtorch.cpp ---------------------------------------------------------------------------------------------------
 
 // Work goes to the current stream of a device that a guard has made the current one.
 cudaError_t check_stream(cudaStream_t stream);

@@ -1,5 +1,5 @@
-// Those functions of libtorch that would need a GPU, and those from which the kernels have their memory. The linker puts
-// them before libtorch's own (--wrap).
+// Those functions of libtorch that would need a GPU, and those from which the kernels have their memory. The linker
+// puts them before libtorch's own (--wrap).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/c/shim.h>

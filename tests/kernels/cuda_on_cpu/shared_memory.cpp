@@ -15,7 +15,7 @@ alignas(16) thread_local unsigned char dynamic_shared[kOptInSharedBytes] asm("em
 
 namespace {
 
-constexpr size_t kWord = 4;
+constexpr size_t kWord = 4, kPage = 4096;
 
 // Who touched a word since the block's last barrier. Times count barriers of all blocks; of a warp, all its ops.
 struct Touch {
@@ -52,8 +52,8 @@ struct Segment {
 };
 Segment segment, image;  // the library's thread-local memory on this thread of the system; all it was loaded with
 std::vector<Word> words;
+std::vector<char> dirty;  // by pages: written since they were poisoned
 size_t dynamic_bytes = 0;
-bool is_clean = false;
 
 int find_segments(dl_phdr_info* object, size_t, void* here) {
   bool own = false;
@@ -72,9 +72,12 @@ int find_segments(dl_phdr_info* object, size_t, void* here) {
   }
   if (own) {
     const auto begin = reinterpret_cast<uintptr_t>(object->dlpi_tls_data);
-    is_clean &= begin == segment.begin;
-    segment = {begin, begin + bytes};
     image = all;
+    if (begin != segment.begin) {  // the first launch, or the first on another thread of the system
+      segment = {begin, begin + bytes};
+      words.assign(bytes / kWord + 1, Word());
+      dirty.assign(bytes / kPage + 1, true);
+    }
   }
   return own;
 }
@@ -84,18 +87,18 @@ int find_segments(dl_phdr_info* object, size_t, void* here) {
 void find_shared() {
   dynamic_shared[0] = 0xff;  // from now on there is a segment
   dl_iterate_phdr(find_segments, reinterpret_cast<void*>(&find_shared));
-  words.resize((segment.end - segment.begin) / kWord + 1);
 }
 
 void poison_shared(size_t dynamic) {
   dynamic_bytes = dynamic;
-  if (!is_clean) {
-    std::memset(reinterpret_cast<void*>(segment.begin), 0xff, segment.end - segment.begin);  // NaN in every float type
-    is_clean = true;
+  for (size_t i = 0; i < dirty.size(); ++i) {
+    if (dirty[i]) {
+      const uintptr_t begin = segment.begin + i * kPage, end = std::min(begin + kPage, segment.end);
+      std::memset(reinterpret_cast<void*>(begin), 0xff, end - begin);  // NaN in every floating type
+      dirty[i] = false;
+    }
   }
 }
-
-void touch_shared() { is_clean = false; }
 
 bool in_image(uintptr_t at) { return at >= image.begin && at < image.end; }
 
@@ -105,6 +108,9 @@ std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access, int thr
   const auto dynamic = reinterpret_cast<uintptr_t>(dynamic_shared);
   if (at < dynamic + kOptInSharedBytes && at + bytes > dynamic + dynamic_bytes) {
     return "of dynamic shared memory beyond its " + std::to_string(dynamic_bytes) + " bytes";
+  }
+  if (access != Access::read) {
+    dirty[(at - segment.begin) / kPage] = dirty[(at + bytes - 1 - segment.begin) / kPage] = true;
   }
   if (access == Access::atomic) {
     return "";
