@@ -10,32 +10,42 @@ from . import cuda_on_cpu
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@pytest.fixture(scope="session")
+def emulated(request, tmp_path_factory):
+    """The CUDA kernels as ops for CPU tensors; they are built once."""
+    if why := cuda_on_cpu.why_not():
+        pytest.skip(why)
+    cache = getattr(request.config, "cache", None)
+    common = tmp_path_factory.getbasetemp().parent  # of all workers, where pytest runs without a cache
+    return cuda_on_cpu.load(cache.mkdir("cuda_on_cpu") if cache else common / "cuda_on_cpu")
+
+
 @pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])
 def backend(request, on_device, monkeypatch):
     """The compiled kernels of each device, the plain-torch ones, and those for CUDA, run on the CPU, in turn."""
-    yield from _computed_by(request.param, on_device, request.config, monkeypatch)
+    yield from _computed_by(request, on_device, monkeypatch)
 
 
 @pytest.fixture(params=["compiled", "cuda_on_cpu"])
 def one_call(request, monkeypatch):
     """The kernels of whole nets, which have no counterpart in plain torch."""
-    yield from _computed_by(request.param, "cpu", request.config, monkeypatch)
+    yield from _computed_by(request, "cpu", monkeypatch)
 
 
-def _computed_by(name, device, config, monkeypatch):
-    if name == "plain":
+def _computed_by(request, device, monkeypatch):
+    if request.param == "plain":
         for kernels in ("_cpu", "_cuda"):
             monkeypatch.setattr(_dispatch, kernels, None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", device})
-    elif name == "cuda_on_cpu":
-        if why_not := "the CPU alone stands in for a GPU" if device != "cpu" else cuda_on_cpu.why_not():
-            pytest.skip(why_not)
-        monkeypatch.setattr(_dispatch, "_cpu", cuda_on_cpu.kernels(config.cache.mkdir("cuda_on_cpu")))
+    elif request.param == "cuda_on_cpu":
+        if device != "cpu":
+            pytest.skip("the CPU alone stands in for a GPU")
+        monkeypatch.setattr(_dispatch, "_cpu", request.getfixturevalue("emulated"))
     elif {"cpu": _dispatch._cpu, "cuda": _dispatch._cuda}.get(device) is None:
         pytest.skip(f"no compiled kernels for {device}: {_dispatch.backend()}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        yield name
+        yield request.param
 
 
 @pytest.fixture

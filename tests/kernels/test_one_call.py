@@ -4,7 +4,6 @@ Each test runs with the kernels for the CPU and, where they take the net, with t
 """
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,33 +12,19 @@ from torch.nn import functional as F
 
 from torch_manual_bp import equations, kernels
 from torch_manual_bp.equations import ACTIVATIONS, Loss
-
 from torch_manual_bp.kernels import _dispatch
 
-from . import cuda_on_cpu
 from .precision import assert_loss_accurate
 from .test_bias_act import eager
 
-
-@pytest.fixture(autouse=True, params=["compiled", "cuda_on_cpu"])
-def backend(request, monkeypatch):
-    """The compiled kernels, and those for CUDA, run on the CPU: the ops have no other."""
-    request.getfixturevalue("compiled")
-    if request.param == "cuda_on_cpu":
-        if why_not := cuda_on_cpu.why_not():
-            pytest.skip(why_not)
-        ops = vars(cuda_on_cpu.kernels(request.config.cache.mkdir("cuda_on_cpu")))
-        # the emulation is a library of its own, with bound steps of its own: those of the other must stay
-        monkeypatch.setattr(_dispatch, "_cpu", SimpleNamespace(**ops | {"unbind": lambda number: None}))
-    return request.param
-
-
-on_cpu = pytest.mark.parametrize("backend", ["compiled"], indirect=True)
-on_cuda = pytest.mark.parametrize("backend", ["cuda_on_cpu"], indirect=True)
+pytestmark = pytest.mark.usefixtures("one_call")
+on_cpu = pytest.mark.parametrize("one_call", ["compiled"], indirect=True)
+on_cuda = pytest.mark.parametrize("one_call", ["cuda_on_cpu"], indirect=True)
 
 
 def most_columns(dtype):
     return 64 if dtype == torch.float64 else 128
+
 
 LAMBDA = 0.3
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
@@ -164,7 +149,7 @@ def test_forward_is_the_table(activation, hidden_bias, output_bias):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", [(32, 20, 64, 10), (257, 33, 40, 5)], ids=str)
-def test_float32_errs_at_most_twice_as_eager_does(backend, activation, loss, size):
+def test_float32_errs_at_most_twice_as_eager_does(one_call, activation, loss, size):
     """Over ten nets, since of a few numbers eager may be right by luck."""
     ours, eagers = {}, {}
     for _ in range(10):
@@ -174,7 +159,7 @@ def test_float32_errs_at_most_twice_as_eager_does(backend, activation, loss, siz
         _, own = eager_step(t[0], y, *t[1:], activation, Loss(loss))
         assert J.dtype == torch.float32
         assert_loss_accurate(J, true["J"], true["J"].abs().item() + true["o"].abs().amax().item())
-        if backend == "compiled":
+        if one_call == "compiled":
             got["o"] = kernels.mlp_forward(*t, activation)
             own["o"] = F.linear(eager(activation, F.linear(*t[:3])), *t[3:])
         for name in got:
@@ -215,7 +200,7 @@ def test_options_are_the_definition(loss, row_weighted, class_weighted):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_no_rows(backend, loss, reduction):
+def test_no_rows(one_call, loss, reduction):
     t, y = net(0, 3, 5, 2), targets(loss, 0, 2)
     J, got = gradient(t[0], y, *t[1:], "relu", Loss(loss, reduction))
     penalty = LAMBDA / 2 * (t[1].square().sum() + t[3].square().sum())
@@ -223,7 +208,7 @@ def test_no_rows(backend, loss, reduction):
     for name, w in (("w1", t[1]), ("w2", t[3])):
         torch.testing.assert_close(got[name], LAMBDA * w)
     assert not got["b1"].any() and not got["b2"].any()
-    assert backend != "compiled" or kernels.mlp_forward(*t, "relu").shape == (0, 2)
+    assert one_call != "compiled" or kernels.mlp_forward(*t, "relu").shape == (0, 2)
 
 
 def test_all_rows_ignored_is_torchs_nan_with_the_gradient_of_the_penalty():
@@ -285,12 +270,12 @@ def test_the_same_from_run_to_run():
         assert torch.equal(J, again) and all(torch.equal(got[name], first[name]) for name in NAMES)
 
 
-def test_nan_in_a_row_is_not_hidden(backend):
+def test_nan_in_a_row_is_not_hidden(one_call):
     t, y = net(40, 7, 19, 4, dtype=torch.float32), targets("cross_entropy", 40, 4)
     t[0][35, 2] = math.nan
     J, got = gradient(t[0], y, *t[1:], "tanh", Loss("cross_entropy"))
     assert J.isnan() and all(g.isnan().all() for g in got.values())
-    if backend == "compiled":
+    if one_call == "compiled":
         o = kernels.mlp_forward(*t, "tanh")
         assert o[35].isnan().all() and o.isfinite().sum() == 39 * 4
 
@@ -357,9 +342,9 @@ def assert_trained_alike(p, t, batches, activation, optimizer, clip_norm, values
 @pytest.mark.parametrize("clip_norm", [math.inf, 0.2], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)], ids=str)
 @pytest.mark.parametrize(("hidden_bias", "output_bias"), [(True, True), (False, True), (True, False)])
-def test_many_steps_of_sgd(backend, momentum, nesterov, clip_norm, hidden_bias, output_bias):
+def test_many_steps_of_sgd(one_call, momentum, nesterov, clip_norm, hidden_bias, output_bias):
     t = net(33, 6, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
-    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[backend]))
+    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[one_call]))
     mine = [None if p is None else p.clone() for p in t]
     p = in_order(mine)
     hyper = [[LAMBDA / 100 * (q.dim() == 2), lr, 0.01, momentum] for q, lr in zip(p, RATES, strict=False)]
@@ -382,9 +367,9 @@ def test_many_steps_of_sgd(backend, momentum, nesterov, clip_norm, hidden_bias, 
 @pytest.mark.parametrize("clip_norm", [math.inf, 0.2], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("decoupled", [False, True], ids=["Adam", "AdamW"])
 @pytest.mark.parametrize(("hidden_bias", "output_bias"), [(True, True), (False, True)])
-def test_many_steps_of_adam(backend, decoupled, clip_norm, hidden_bias, output_bias):
+def test_many_steps_of_adam(one_call, decoupled, clip_norm, hidden_bias, output_bias):
     t = net(33, 6, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
-    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[backend]))
+    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[one_call]))
     mine = [None if p is None else p.clone() for p in t]
     p = in_order(mine)
     hyper = [[LAMBDA / 100 * (q.dim() == 2), lr / 10, 0.01, 0.9, 0.99, 1e-6] for q, lr in zip(p, RATES, strict=False)]
@@ -403,7 +388,7 @@ def test_many_steps_of_adam(backend, decoupled, clip_norm, hidden_bias, output_b
 
     state = assert_trained_alike(p, t, batches, "silu", optimizer, clip_norm, values)
     for i, torch_state in enumerate(state):
-        assert step[i] == torch_state["step"] == STEPS[backend]
+        assert step[i] == torch_state["step"] == STEPS[one_call]
         torch.testing.assert_close(m[i], torch_state["exp_avg"], rtol=1e-8, atol=1e-9)
         torch.testing.assert_close(v[i], torch_state["exp_avg_sq"], rtol=1e-8, atol=1e-9)
 
@@ -531,7 +516,7 @@ def test_which_nets_cuda_takes():
         assert not fits(x[:, :0], 3, 2) and not fits(x, 3, 0) and not fits(x, 0, 3)
     assert not fits(torch.ones(1, 5).bfloat16(), 3, 2)
     t, y = net(3, 129, 5, 2, dtype=torch.float32), targets("cross_entropy", 3, 2)
-    with pytest.raises(RuntimeError, match="objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
+    with pytest.raises(RuntimeError, match=r"objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
         gradient(t[0], y, *t[1:], "relu", CE)
 
 
@@ -592,7 +577,7 @@ def test_a_bound_step_is_the_step(kind):
     assert not torch.equal(results[0][3], start[0])
 
 
-def test_a_bound_step_checks_and_ends(backend):
+def test_a_bound_step_checks_and_ends(one_call):
     x, *p = net(4, 3, 5, 2, dtype=torch.float32)
     hyper = torch.zeros(4, 4, dtype=torch.float64)
     step = kernels.bind_sgd(*p, None, "relu", Loss("cross_entropy"), 0.0, [], hyper, math.inf, False)
@@ -600,7 +585,7 @@ def test_a_bound_step_checks_and_ends(backend):
         step(torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64))
     number = step._number
     del step
-    if backend == "cuda_on_cpu":
+    if one_call == "cuda_on_cpu":
         return
     with pytest.raises(RuntimeError, match=f"no step was bound by the number {number}"):
         kernels.BoundStep(_dispatch._cpu, number)(x, torch.zeros(4, dtype=torch.int64))

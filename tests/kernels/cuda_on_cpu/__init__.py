@@ -1,16 +1,19 @@
-"""The CUDA kernels run on the CPU: csrc/cuda as it stands, compiled against an emulation of CUDA's execution model.
+"""The CUDA kernels, run on the CPU: csrc/cuda as it stands, compiled by g++ against an emulation of CUDA's threads.
 
-What is shown so is that the kernels compute the right thing, and that no thread waits for one that does not come. How
-fast they are, and what a GPU's memory model does to them, is not.
+It has no speed, and φ and exp are the CPU's; what it shows is that indices, barriers, shuffles and orders are right.
+Every load and store of a kernel is checked: it must lie in a tensor that the op was given or has made, and a tensor of
+which only a constant pointer was asked for must not be written.
 """
 
 import fcntl
 import hashlib
-import platform
+import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,84 +24,108 @@ from torch_manual_bp.kernels import _dispatch, fallback
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
-_FLAGS = [
-    "-x", "c++", "-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-include", "cuda_runtime.h",
-    "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-D__assert_fail=cuda_on_cpu_assert_fail",
+RUNTIME = sorted(HERE.glob("*.cpp"))
+KERNELS = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "cases.cu"]
+HEADERS = sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *HERE.glob("*.h")])
+
+EXTERN_SHARED = re.compile(r"extern __shared__[^;]*?(\w+)\[\]")
+
+
+def dynamic_shared_memory() -> list[str]:
+    """The arrays that stand for a block's dynamic memory are one, under whatever names, in tmb or unnamed in it."""
+    names = {name for path in [*KERNELS, *HEADERS] for name in EXTERN_SHARED.findall(path.read_text())}
+    spaces = ("_ZN3tmb", "_ZN3tmb12_GLOBAL__N_1")
+    return [f"-Wl,--defsym={space}{len(name)}{name}E=emulator_dynamic_shared" for name in names for space in spaces]
+
+
+COMPILE = [
+    "-c", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
+    "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{HERE}",
+    *(f"-isystem{path}" for path in cpp_extension.include_paths()),
 ]  # fmt: skip
-_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+# Each load and store of a kernel calls memory.cpp, as does what C++ leaves undefined.
+CHECKED = [
+    "-w", "-x", "c++", "-include", "cuda_runtime.h", "-fno-extern-tls-init",
+    "-fsanitize=kernel-address,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
+    "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0",
+]  # fmt: skip
+# What the kernels call libtorch for, and libtorch.cpp answers.
+WRAPPED = [
+    "aoti_torch_empty_strided", "torch_get_mutable_data_ptr", "torch_get_const_data_ptr",
+    "aoti_torch_create_device_guard", "aoti_torch_delete_device_guard", "aoti_torch_get_current_cuda_stream",
+    "aoti_torch_cuda_addmm_out", "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg", "__assert_fail",
+]  # fmt: skip
+LINK = [
+    "-shared", "-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in WRAPPED), *dynamic_shared_memory(),
+    *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch", "-ltorch_cpu", "-lc10",
+]  # fmt: skip
 
 
 def why_not() -> str:
-    """Why the kernels cannot be run so here; empty if they can."""
-    if platform.machine() != "x86_64" or platform.system() != "Linux":
-        return f"the emulation's fibers are written for x86-64 on Linux, this is {platform.machine()}"
-    if shutil.which("g++") is None:
-        return "no g++"
-    if _dispatch._compiled is None:
-        return f"no compiled extension, whose ops they are: {_dispatch.backend()}"
+    """Why the emulation cannot be had here; "" where it can."""
+    if _dispatch._cpu is None:  # the ops' schemas are the extension's
+        return f"no compiled extension: {_dispatch.backend()}"
     if _dispatch._cuda is not None:
-        return "the extension has CUDA kernels of its own, which cannot be registered twice"
+        return "the extension has the CUDA kernels themselves"
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        return "the CUDA kernels run on the CPU where there is Linux and g++"
     return ""
 
 
-def build(sources: list[Path], folder: Path, flags: tuple[str, ...] = ()) -> Path:
-    """A library of the sources and the emulation, made once for what goes into it."""
-    files = sorted({*CSRC.rglob("*"), *HERE.rglob("*"), *sources})
-    content = hashlib.sha256(repr((torch.__version__, _FLAGS, flags, sources)).encode())
-    for file in files:
-        if file.suffix in (".h", ".cuh", ".cu", ".cpp", ".py"):
-            content.update(file.read_bytes())
-    library = folder / f"{sources[0].parent.name}-{content.hexdigest()[:16]}.so"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process builds, the others find it done
+def run(command):
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(result.stderr)
+
+
+def key(*parts):
+    version = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+    texts = [part.read_text() if isinstance(part, Path) else str(part) for part in (version, torch.__version__, *parts)]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def build(folder: Path) -> Path:
+    """Compiles what has changed since the last time, and links it; one process at a time."""
+
+    def compiled(source):
+        flags = COMPILE + (CHECKED if source in KERNELS else ["-O2"])
+        target = folder / f"{source.stem}-{key(source, *HEADERS, flags)}.o"
+        if not target.exists():
+            run(["g++", *flags, str(source), "-o", str(part := target.with_suffix(".part"))])
+            part.rename(target)
+        return target
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock, ThreadPoolExecutor(2) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # The emulator's objects come first: of std's templates the linker keeps their copies, which check nothing.
+        objects = list(pool.map(compiled, [*RUNTIME, *KERNELS]))
+        library = folder / f"cuda_on_cpu-{key(*(path.name for path in objects), LINK)}.so"
         if not library.exists():
-            for outdated in folder.glob(f"{sources[0].parent.name}-*"):
-                outdated.unlink()
-            _compile([HERE / "cuda_on_cpu.cpp", *sources], library, flags)
+            run(["g++", *map(str, objects), *LINK, "-o", str(part := library.with_suffix(".part"))])
+            part.rename(library)
+        for path in folder.iterdir():
+            if path not in (*objects, library) and path.name != "lock":
+                path.unlink()
     return library
 
 
-def _compile(sources: list[Path], library: Path, flags: tuple[str, ...]) -> None:
-    includes = [f"-I{path}" for path in (HERE / "include", CSRC / "cuda", *cpp_extension.include_paths())]
-    objects = [library.with_suffix(f".{source.stem}.o") for source in sources]
-
-    def compile_one(source: Path, to: Path) -> None:
-        _run(["g++", *_FLAGS, *flags, *includes, "-c", str(source), "-o", str(to)])
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sources, objects))
-    torch_libraries = [f"-L{cpp_extension.library_paths()[0]}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    unfinished = library.with_suffix(".unfinished")
-    own_first = "-Wl,-Bsymbolic"  # where torch has a function of the same name
-    _run(["g++", "-shared", *flags, own_first, "-o", str(unfinished), *map(str, objects), *torch_libraries])
-    unfinished.rename(library)
-    for file in objects:
-        file.unlink()
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
 @cache
-def kernels(folder: Path) -> SimpleNamespace:
-    """Every op as `_dispatch` holds them, with its CUDA kernel, to be called with tensors on the CPU."""
-    torch.ops.load_library(str(build(sorted((CSRC / "cuda").glob("*.cu")), folder)))
-    assert _has_cuda_kernel("bias_act_")
-    return SimpleNamespace(**{name: _redispatched(name) for name in _dispatch._OPS})
+def load(folder: Path) -> SimpleNamespace:
+    """The ops, for CPU tensors: each runs the kernel that is registered for CUDA."""
+    torch.ops.load_library(str(build(folder)))
+    ops = {name: on_cuda("torch_manual_bp", name) for name in _dispatch._OPS}
+    ops["unbind"] = lambda number: None  # the library has bound steps of its own: those of the extension must stay
+    return SimpleNamespace(**ops)
 
 
-def _redispatched(name: str):
-    if not _has_cuda_kernel(name):
+def has_cuda_kernel(namespace: str, name: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA")
+
+
+def on_cuda(namespace: str, name: str) -> Callable:
+    """The op's kernel for CUDA, whatever the device of its arguments."""
+    if not has_cuda_kernel(namespace, name):
         return getattr(fallback, name, None)
-    op = getattr(torch.ops.torch_manual_bp, name).default
-
-    def call(*arguments):
-        return op.redispatch(_CUDA, *arguments)
-
-    return call
-
-
-def _has_cuda_kernel(name: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"torch_manual_bp::{name}", "CUDA")
+    op = getattr(getattr(torch.ops, namespace), name).default
+    return partial(op.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))
