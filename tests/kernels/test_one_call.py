@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from torch_manual_bp import equations, kernels
 from torch_manual_bp.equations import ACTIVATIONS, Loss
-
 from torch_manual_bp.kernels import _dispatch
 
 from . import cuda_on_cpu
@@ -40,6 +39,7 @@ on_cuda = pytest.mark.parametrize("backend", ["cuda_on_cpu"], indirect=True)
 
 def most_columns(dtype):
     return 64 if dtype == torch.float64 else 128
+
 
 LAMBDA = 0.3
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
@@ -531,7 +531,7 @@ def test_which_nets_cuda_takes():
         assert not fits(x[:, :0], 3, 2) and not fits(x, 3, 0) and not fits(x, 0, 3)
     assert not fits(torch.ones(1, 5).bfloat16(), 3, 2)
     t, y = net(3, 129, 5, 2, dtype=torch.float32), targets("cross_entropy", 3, 2)
-    with pytest.raises(RuntimeError, match="objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
+    with pytest.raises(RuntimeError, match=r"objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
         gradient(t[0], y, *t[1:], "relu", CE)
 
 
