@@ -131,6 +131,45 @@ def test_large_parameters_are_updated_whole_and_alike_whatever_the_threads(compi
     torch.testing.assert_close(answers[0], leaf.detach(), rtol=1e-5, atol=1e-6)
 
 
+# vectors of 2 and 4 with a rest, none at all, several blocks, and more than the norm's pass has blocks for
+LENGTHS = (1, 2, 3, 4, 5, 0, 1023, 4096, 4101, 140_001)
+
+
+@wide
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("op", ["sgd", "adam"])
+def test_many_parameters_of_any_length(backend, dtype, op, offset):
+    start = [torch.randn(n + offset).to(dtype)[offset:] for n in LENGTHS]
+    g = [torch.randn(n + offset).to(dtype)[offset:] for n in LENGTHS]
+    p = [torch.randn(n + offset).to(dtype)[offset:].copy_(t) for n, t in zip(LENGTHS, start, strict=True)]
+    if op == "sgd":
+        hyper = torch.tensor([[0.3, 0.05, 0.1, 0.9]] * len(p), dtype=torch.float64)
+        optimizer, state = torch.optim.SGD, [[torch.zeros(n + offset).to(dtype)[offset:] for n in LENGTHS]]
+        options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+        call = kernels.sgd_
+    else:
+        hyper = torch.tensor([[0.3, 0.05, 0.1, 0.9, 0.99, 1e-8]] * len(p), dtype=torch.float64)
+        optimizer, state = torch.optim.AdamW, [[torch.zeros_like(t) for t in p] for _ in range(2)]
+        state.append([torch.tensor(0.0) for _ in p])
+        options = {"lr": 0.05, "betas": (0.9, 0.99), "weight_decay": 0.1}
+        call = kernels.adam_
+
+    def by_torch(dtype):
+        leaves = [t.to(dtype, copy=True).requires_grad_() for t in start]
+        optim = optimizer(leaves, **options, foreach=False)
+        for _ in range(2):
+            for leaf, gradient in zip(leaves, g, strict=True):
+                leaf.grad = gradient.to(dtype) + 0.3 * leaf.detach()
+            torch.nn.utils.clip_grad_norm_(leaves, 10.0)
+            optim.step()
+        return [leaf.detach() for leaf in leaves]
+
+    for _ in range(2):
+        call(p, g, *state, hyper, 10.0, op == "adam")
+    for got, true, eager in zip(p, by_torch(torch.float64), by_torch(dtype), strict=True):
+        assert_accurate(got, true, eager, terms=true.abs() + 1)
+
+
 def test_worked_by_hand(backend):
     """‖g‖ = 5 clipped to 1: g = (0.6, 0.8), p ← p − ½ g. Adam's first step is η sign(g), whatever the size of g."""
     p, hyper = [torch.tensor([1.0, 1.0])], torch.tensor([[0.0, 0.5, 0.0, 0.0]], dtype=torch.float64, device="cpu")

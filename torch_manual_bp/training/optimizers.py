@@ -155,8 +155,8 @@ def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: lis
     counted = [_counted_on(optimizer, *item) for item in zip(parameters.values(), groups, strict=True)]
     if cannot_be_captured(parameters.values(), counted):
         raise RuntimeError(
-            f"step: {type(optimizer).__name__} counts its steps on the CPU, where a CUDA graph, which is being captured, "
-            "would not count on; construct the optimizer with capturable=True"
+            f"step: {type(optimizer).__name__} counts its steps on the CPU, and the CUDA graph that is being captured "
+            "would not; construct the optimizer with capturable=True"
         )
     for parameter, device in zip(parameters.values(), counted, strict=True):
         state = optimizer.state[parameter]
