@@ -173,6 +173,7 @@ inline void check_class_loss(const char* op, const Tensor& statistics, int64_t c
 // The numbers of the optimizer: a row for each parameter.
 inline void check_hyper(const char* op, const Tensor& hyper, int64_t parameters, int64_t columns) {
   const bool fits = hyper.dim() == 2 && hyper.size(0) == parameters && hyper.size(1) == columns;
+  STD_TORCH_CHECK(hyper.is_cpu(), op, ": hyper must be on the CPU");
   STD_TORCH_CHECK(fits && hyper.scalar_type() == ScalarType::Double && hyper.is_contiguous(), op,
                   ": hyper must be a contiguous float64 tensor of shape ", shape_text(std::array{parameters, columns}),
                   ", got ", torch::headeronly::toString(hyper.scalar_type()), " of shape ", shape_text(hyper.sizes()));
@@ -186,36 +187,29 @@ inline void check_parameter(const char* op, const char* name, size_t i, const Te
                   shape_text(own));
   STD_TORCH_CHECK(t.scalar_type() == type && type == wide_type(type), op, ": ", name, "[", i,
                   "] must be float32 or float64, as p[0], got ", torch::headeronly::toString(t.scalar_type()));
+  STD_TORCH_CHECK(t.device() == p.device(), op, ": ", name, "[", i, "] must be on the device of its parameter");
   STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, "[", i, "] must be contiguous, got strides ",
                   shape_text(t.strides()));
 }
 
-// All of them on the CPU, or all on the device of the parameters, whose number it must be.
+// p itself, g, or a state of the optimizer: as many tensors as p, alike in shape and dtype, contiguous, on one device.
+inline void check_list(const char* op, const char* name, const Tensors& list, const Tensors& p) {
+  STD_TORCH_CHECK(list.size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ", list.size());
+  for (size_t i = 0; i < p.size(); ++i) {
+    check_parameter(op, name, i, list[i], p[i], p[0].scalar_type());
+    STD_TORCH_CHECK(list[i].device() == p[0].device(), op, ": ", name, "[", i, "] must be on the device of p[0]");
+  }
+}
+
+// Adam's counters of steps are on the CPU or, each as it likes, on the parameters' device.
 inline void check_steps(const char* op, const Tensors& step, size_t parameters, const Tensor& p) {
   STD_TORCH_CHECK(step.size() == parameters, op, ": step must have ", parameters, " tensors as p, got ", step.size());
   for (const Tensor& t : step) {
     STD_TORCH_CHECK(t.numel() == 1 && t.scalar_type() == ScalarType::Float, op,
                     ": step must hold float32 tensors of one number, got ",
                     torch::headeronly::toString(t.scalar_type()), " of shape ", shape_text(t.sizes()));
-    STD_TORCH_CHECK(t.device() == step[0].device() && (t.is_cpu() || t.device() == p.device()), op,
-                    ": step must hold tensors on the CPU, or on the device of p");
-  }
-}
-
-// p, g and each state of the optimizer: as many tensors, alike in shape and dtype, contiguous.
-inline void check_update(const char* op, const Tensors& p,
-                         std::initializer_list<std::pair<const char*, const Tensors*>> beside, const Tensor& hyper,
-                         int64_t columns) {
-  check_hyper(op, hyper, static_cast<int64_t>(p.size()), columns);
-  for (const auto& [name, list] : beside) {
-    STD_TORCH_CHECK(list->size() == p.size(), op, ": ", name, " must have ", p.size(), " tensors as p, got ",
-                    list->size());
-  }
-  for (size_t i = 0; i < p.size(); ++i) {
-    check_parameter(op, "p", i, p[i], p[i], p[0].scalar_type());
-    for (const auto& [name, list] : beside) {
-      check_parameter(op, name, i, (*list)[i], p[i], p[0].scalar_type());
-    }
+    STD_TORCH_CHECK(t.is_cpu() || t.device() == p.device(), op,
+                    ": step must be on the CPU or on the parameters' device");
   }
 }
 

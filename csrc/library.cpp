@@ -27,8 +27,8 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
         "                bool mean) -> (Tensor, Tensor)");
   m.def("find_bad_label (Tensor target, int classes, int ignore_index) -> Tensor");
 
-  // a whole net: on the CPU, and, where fits_one_call says so, on CUDA; mlp_forward on the CPU alone
-  m.def("fits_one_call(Tensor x, int h, int q) -> bool");
+  // mlp_forward on the CPU alone; the others on CUDA where fits_one_call says so
+  m.def("fits_one_call (Tensor x, int hidden, int outputs) -> bool");
   m.def("mlp_forward  (Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, int activation) -> Tensor");
   m.def("objective_gradient_(Tensor x, Tensor y, Tensor? row_weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2,"
         "                Tensor? class_weight, int activation, int loss, float label_smoothing, int ignore_index,"

@@ -1,7 +1,7 @@
-// What the ops on a whole net are given, and its checks.
+// What the ops on a whole net are given, its checks, and what the sums of a pass over the rows amount to.
 #pragma once
 
-#include "checks.h"
+#include "tensors.h"
 
 namespace tmb {
 
@@ -20,15 +20,13 @@ struct LossArguments {
   int64_t ignore_index;
   bool mean;
   double normalizer;  // in place of N; 0: N itself
-
-  bool is(LossKind k) const { return kind == static_cast<int64_t>(k); }
 };
 
 // Which gradients are wanted.
 struct Wanted {
   bool dw1 = true, db1 = true, dw2 = true, db2 = true;
 
-  bool hidden() const { return dw1 || db1; }
+  TMB_INLINE bool hidden() const { return dw1 || db1; }
 };
 
 inline Activation check_net(const char* op, const NetTensors& t, int64_t activation) {
@@ -46,7 +44,7 @@ inline Activation check_net(const char* op, const NetTensors& t, int64_t activat
   return checked_activation(op, activation);
 }
 
-// All but the labels themselves.
+// All but the labels, whose numbers are on the device.
 inline Activation check_step(const char* op, const NetTensors& t, const LossArguments& a, int64_t activation) {
   const Activation phi = check_net(op, t, activation);
   const int64_t B = t.x.size(0), q = t.w2.size(0);
@@ -56,7 +54,7 @@ inline Activation check_step(const char* op, const NetTensors& t, const LossArgu
   STD_TORCH_CHECK(a.normalizer == 0 || (a.mean && a.normalizer > 0), op,
                   ": normalizer must be positive, and the loss a mean, or 0; got ", a.normalizer);
   check_beside(op, "row_weight", a.row_weight, {B}, type, t.x);
-  if (!a.is(LossKind::cross_entropy)) {
+  if (a.kind != static_cast<int64_t>(LossKind::cross_entropy)) {
     check_beside(op, "y", a.y, {B, q}, type, t.x);
     return phi;
   }
@@ -66,29 +64,34 @@ inline Activation check_step(const char* op, const NetTensors& t, const LossArgu
   return phi;
 }
 
-inline void check_gradients(const char* op, const NetTensors& t, const MaybeTensor& dw1, const MaybeTensor& db1,
-                            const MaybeTensor& dw2, const MaybeTensor& db2) {
-  const int64_t d = t.w1.size(1), h = t.w1.size(0), q = t.w2.size(0);
-  check_beside(op, "dw1", dw1, {h, d}, t.x.scalar_type(), t.x);
-  check_beside(op, "db1", db1, {h}, t.x.scalar_type(), t.x);
-  check_beside(op, "dw2", dw2, {q, h}, t.x.scalar_type(), t.x);
-  check_beside(op, "db2", db2, {q}, t.x.scalar_type(), t.x);
-}
+// Where objective_gradient_ writes.
+struct GradientTensors {
+  const MaybeTensor &dw1, &db1, &dw2, &db2;
+
+  Wanted wanted() const { return {dw1.has_value(), db1.has_value(), dw2.has_value(), db2.has_value()}; }
+
+  void check(const char* op, const NetTensors& t) const {
+    const int64_t d = t.w1.size(1), h = t.w1.size(0), q = t.w2.size(0);
+    check_beside(op, "dw1", dw1, {h, d}, t.x.scalar_type(), t.x);
+    check_beside(op, "db1", db1, {h}, t.x.scalar_type(), t.x);
+    check_beside(op, "dw2", dw2, {q, h}, t.x.scalar_type(), t.x);
+    check_beside(op, "db2", db2, {q}, t.x.scalar_type(), t.x);
+  }
+};
 
 // The net's parameters in their fixed order, w1, b1, w2, b2, of which the biases may be absent.
 struct InOrder {
   const Tensor* parameters[4];
-  int places[4];  // of each among all four
   int64_t count = 0;
 
   explicit InOrder(const NetTensors& t) {
-    add(t.w1, 0);
+    parameters[count++] = &t.w1;
     if (t.b1.has_value()) {
-      add(*t.b1, 1);
+      parameters[count++] = &*t.b1;
     }
-    add(t.w2, 2);
+    parameters[count++] = &t.w2;
     if (t.b2.has_value()) {
-      add(*t.b2, 3);
+      parameters[count++] = &*t.b2;
     }
   }
 
@@ -100,10 +103,42 @@ struct InOrder {
     }
   }
 
- private:
-  void add(const Tensor& parameter, int place) {
-    parameters[count] = &parameter;
-    places[count++] = place;
+  // Of each parameter, the one of the four sums, in their order, that is its own.
+  template <typename T>
+  std::array<T, 4> of(T w1, T b1, T w2, T b2) const {
+    const bool has_b1 = count == 4 || (count == 3 && parameters[1]->dim() == 1);
+    return has_b1 ? std::array<T, 4>{w1, b1, w2, b2} : std::array<T, 4>{w1, w2, b2, b2};
+  }
+};
+
+inline Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
+
+// What the sums over the rows amount to.
+struct Amount {
+  double scale;  // ∂L/∂X = scale · sum
+  double share;  // of the penalty: N / normalizer
+  double J;
+};
+
+// How Σ r l and N become J, from which λ follows what the gradients are to be multiplied with.
+struct Reduction {
+  double factor = 1, columns = 1, normalizer = 0, weight_decay = 0;
+  bool mean = false;
+
+  Reduction() = default;
+  Reduction(const NetTensors& t, const LossArguments& a, double weight_decay)
+      : factor(a.kind == static_cast<int64_t>(LossKind::mse) ? 2 : 1),  // (o − y)²′ = 2(o − y)
+        columns(a.kind == static_cast<int64_t>(LossKind::cross_entropy) ? 1 : static_cast<double>(t.w2.size(0))),
+        normalizer(a.normalizer),
+        weight_decay(weight_decay),
+        mean(a.mean) {}
+
+  // squares: ‖W1‖² + ‖W2‖², which count where λ ≠ 0 only
+  TMB_INLINE Amount amount(double loss, double N, double squares) const {
+    const double divisor = mean ? (normalizer > 0 ? normalizer : N) * columns : 1;
+    const double share = normalizer > 0 ? N / normalizer : 1;
+    const double penalty = weight_decay != 0 ? share * weight_decay / 2 * squares : 0;
+    return {divisor == 0 ? 0 : factor / divisor, share, loss / divisor + penalty};
   }
 };
 

@@ -4,7 +4,7 @@
 python scripts/gpu_check.py                              # ten minutes; docs/gpu/<device>.md and .json
 python scripts/gpu_check.py --sanitize                   # the ops under compute-sanitizer as well
 python scripts/gpu_check.py "CUDA graphs" "lean steps" --measure none
-python scripts/gpu_check.py --measure bandwidth step --check none --budget-minutes 5
+python scripts/gpu_check.py none --measure bandwidth step --budget-minutes 5
 python scripts/gpu_check.py --device cpu --measure none --out runs/cpu
 """
 

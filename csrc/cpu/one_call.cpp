@@ -19,26 +19,12 @@ SmallNet<T> net_of(const NetTensors& t, Activation activation) {
           t.x.size(0),        t.w1.size(1),        t.w1.size(0),        t.w2.size(0),        activation};
 }
 
-// What the sums over the rows amount to.
-struct Amount {
-  double scale;  // ∂L/∂X = scale · sum
-  double share;  // of the penalty: N / normalizer
-  double J;
-};
-
 template <typename T>
 Amount amount_of(const NetTensors& t, const LossArguments& a, double weight_decay, double loss, double N) {
-  const double per_row = a.normalizer > 0 ? a.normalizer : N;
-  const bool labels = a.is(LossKind::cross_entropy);
-  const double divisor = !a.mean ? 1 : labels ? per_row : per_row * static_cast<double>(t.w2.size(0));
-  const double factor = a.is(LossKind::mse) ? 2 : 1;  // (o − y)²′ = 2(o − y)
-  const double share = a.normalizer > 0 ? N / a.normalizer : 1;
-  double J = loss / divisor;
-  if (weight_decay != 0) {
-    const double norms = sum_squares(const_data<T>(t.w1), t.w1.numel()) + sum_squares(const_data<T>(t.w2), t.w2.numel());
-    J += share * weight_decay / 2 * norms;
-  }
-  return {divisor == 0 ? 0 : factor / divisor, share, J};
+  const double squares = weight_decay == 0 ? 0
+                                           : sum_squares(const_data<T>(t.w1), t.w1.numel()) +
+                                                 sum_squares(const_data<T>(t.w2), t.w2.numel());
+  return Reduction(t, a, weight_decay).amount(loss, N, squares);
 }
 
 // The sums of a pass, in memory that goes with it.
@@ -92,10 +78,10 @@ Gradient<T> gradient_of(const NetTensors& t, const LossArguments& a, Activation 
 
 Activation check_step_and_labels(const char* op, const NetTensors& t, const LossArguments& a, int64_t activation) {
   const Activation phi = check_step(op, t, a, activation);
-  if (a.is(LossKind::cross_entropy)) {
-    const int64_t q = t.w2.size(0);
+  if (a.kind == static_cast<int64_t>(LossKind::cross_entropy)) {
+    const int64_t B = t.x.size(0), q = t.w2.size(0);
     const int64_t* const labels = const_data<int64_t>(a.y);
-    const int64_t bad = first_bad_label(labels, t.x.size(0), q, a.ignore_index);
+    const int64_t bad = first_bad_label(labels, B, q, a.ignore_index);
     STD_TORCH_CHECK(bad < 0, op, ": y must hold labels in [0, ", q, ") or ", a.ignore_index, "; got ", labels[bad],
                     " at row ", bad);
   }
@@ -109,7 +95,11 @@ Tensor scalar(const Tensor& like, T value) {
   return result;
 }
 
-bool fits_one_call(Tensor x, int64_t, int64_t) { return x.scalar_type() == wide_type(x.scalar_type()); }
+// A net of any size, by one way or the other.
+bool fits_one_call(Tensor x, int64_t, int64_t) {
+  check_matrix("fits_one_call", "x", x);
+  return x.scalar_type() == wide_type(x.scalar_type());
+}
 
 Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                      int64_t activation) {
@@ -150,37 +140,34 @@ Tensor objective_gradient_(const Tensor& x, const Tensor& y, const MaybeTensor& 
   const NetTensors t{x, w1, w2, b1, b2};
   const LossArguments a{y, row_weight, class_weight, loss, label_smoothing, ignore_index, mean, normalizer};
   const Activation phi = check_step_and_labels(op, t, a, activation);
-  check_gradients(op, t, dw1, db1, dw2, db2);
-  const int64_t d = w1.size(1), h = w1.size(0), q = w2.size(0);
-  const Wanted wanted{dw1.has_value(), db1.has_value(), dw2.has_value(), db2.has_value()};
+  const GradientTensors to{dw1, db1, dw2, db2};
+  to.check(op, t);
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted);
+    const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, to.wanted());
     Tensor J = scalar(x, static_cast<T>(g.amount.J));
     const T scale = static_cast<T>(grad_scale * g.amount.scale), penalty = static_cast<T>(grad_scale * g.amount.share * weight_decay);
-    write_gradient<T>(dw1, g.dw1, const_data<T>(w1), h * d, scale, penalty, add);
-    write_gradient<T>(db1, g.db1, nullptr, h, scale, 0, add);
-    write_gradient<T>(dw2, g.dw2, const_data<T>(w2), q * h, scale, penalty, add);
-    write_gradient<T>(db2, g.db2, nullptr, q, scale, 0, add);
+    write_gradient<T>(dw1, g.dw1, const_data<T>(w1), w1.numel(), scale, penalty, add);
+    write_gradient<T>(db1, g.db1, nullptr, w1.size(0), scale, 0, add);
+    write_gradient<T>(dw2, g.dw2, const_data<T>(w2), w2.numel(), scale, penalty, add);
+    write_gradient<T>(db2, g.db2, nullptr, w2.size(0), scale, 0, add);
     return J;
   });
 }
 
-// What an update is given; `first` and `second` may be empty.
+// Each parameter there is, with its sum and its states.
 template <typename T>
-std::array<Parameter<T>, 4> updates_of(const InOrder& in_order, const Gradient<T>& g, const Tensors& first,
-                                       const Tensors& second) {
+std::array<Parameter<T>, 4> parameters_of(const InOrder& in_order, const Gradient<T>& g, const Tensors& first,
+                                          const Tensors& second) {
+  const auto sums = in_order.of(g.dw1, g.db1, g.dw2, g.db2);
   std::array<Parameter<T>, 4> result;
-  const T* const all[] = {g.dw1, g.db1, g.dw2, g.db2};
   for (int64_t i = 0; i < in_order.count; ++i) {
     const Tensor& p = *in_order.parameters[i];
-    result[i] = {data<T>(p), all[in_order.places[i]], p.numel(), first.empty() ? nullptr : data<T>(first[i]),
+    result[i] = {data<T>(p), sums[i], p.numel(), first.empty() ? nullptr : data<T>(first[i]),
                  second.empty() ? nullptr : data<T>(second[i]), 0};
   }
   return result;
 }
-
-Wanted wanted_of(const NetTensors& t) { return {true, t.b1.has_value(), true, t.b2.has_value()}; }
 
 // W1 ← (1−ηλ) W1 − η dZᵀX, W2 ← (1−ηλ) W2 − η dOᵀH: there is no dW1, nor, but for few outputs, a dW2. dZ was made with the
 // old W2.
@@ -237,7 +224,7 @@ Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_w
     }
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
     Tensor J = scalar(x, static_cast<T>(g.amount.J));
-    const auto parameters = updates_of<T>(in_order, g, momentum_buffer, {});
+    const auto parameters = parameters_of(in_order, g, momentum_buffer, {});
     sgd_update(parameters.data(), const_data<SgdHyper>(hyper), in_order.count, g.amount.scale, clip_norm, nesterov);
     return J;
   });
@@ -256,12 +243,12 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
   check_hyper(op, hyper, in_order.count, kHyperColumns<AdamHyper>);
   in_order.check(op, "exp_avg", exp_avg);
   in_order.check(op, "exp_avg_sq", exp_avg_sq);
-  check_steps(op, step, in_order.count, w1);
+  check_steps(op, step, in_order.count, x);
   return with_wide_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Gradient<T> g = gradient_of<T>(t, a, phi, weight_decay, wanted_of(t));
     Tensor J = scalar(x, static_cast<T>(g.amount.J));
-    auto parameters = updates_of<T>(in_order, g, exp_avg, exp_avg_sq);
+    auto parameters = parameters_of(in_order, g, exp_avg, exp_avg_sq);
     for (int64_t i = 0; i < in_order.count; ++i) {
       parameters[i].steps = *const_data<float>(step[i]) + 1;
     }

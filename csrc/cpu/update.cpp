@@ -10,8 +10,6 @@
 namespace tmb {
 namespace {
 
-
-
 // g = a sum + b p, for which penalty, clipping and a coupled weight decay have been multiplied out.
 template <typename T>
 struct Gradient {
@@ -191,11 +189,7 @@ std::vector<Parameter<T>> parameters_of(const Tensors& p, const Tensors& g, cons
 }
 
 void sgd_(Tensors p, Tensors g, Tensors momentum_buffer, Tensor hyper, double clip_norm, bool nesterov) {
-  if (momentum_buffer.empty()) {
-    check_update("sgd_", p, {{"g", &g}}, hyper, kHyperColumns<SgdHyper>);
-  } else {
-    check_update("sgd_", p, {{"g", &g}, {"momentum_buffer", &momentum_buffer}}, hyper, kHyperColumns<SgdHyper>);
-  }
+  check_sgd_update(p, g, momentum_buffer, hyper);
   with_wide_type(p[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto parameters = parameters_of<T>(p, g, momentum_buffer, {});
@@ -205,9 +199,7 @@ void sgd_(Tensors p, Tensors g, Tensors momentum_buffer, Tensor hyper, double cl
 
 void adam_(Tensors p, Tensors g, Tensors exp_avg, Tensors exp_avg_sq, Tensors step, Tensor hyper, double clip_norm,
            bool decoupled) {
-  check_update("adam_", p, {{"g", &g}, {"exp_avg", &exp_avg}, {"exp_avg_sq", &exp_avg_sq}}, hyper,
-               kHyperColumns<AdamHyper>);
-  check_steps("adam_", step, p.size(), p[0]);
+  check_adam_update(p, g, exp_avg, exp_avg_sq, step, hyper);
   with_wide_type(p[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     auto parameters = parameters_of<T>(p, g, exp_avg, exp_avg_sq);

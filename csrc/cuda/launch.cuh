@@ -34,7 +34,7 @@ class OnDeviceOf {
 };
 
 // ⌈a / b⌉. As a grid in x, 2³¹ − 1 blocks at most, it covers every tensor that fits in memory.
-TMB_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline unsigned blocks(int64_t items, int64_t items_per_block) {
   return static_cast<unsigned>(ceil_div(items, items_per_block));

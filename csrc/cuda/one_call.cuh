@@ -1,4 +1,4 @@
-// The steps that bound_step.cu calls; see torch_manual_bp/kernels/one_call.py.
+// Ops that other ops call; see torch_manual_bp/kernels.
 #pragma once
 
 #include "../net_arguments.h"

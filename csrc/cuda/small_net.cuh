@@ -1,329 +1,327 @@
-// Forward and backward pass of a net so small that a launch costs more than its arithmetic: one kernel, with the weights
-// in shared memory.
-//
-// A block takes a chunk of rows, a tile of kTileRows at a time, and leaves the chunk's sums; all products are made by one
-// function, in registers. Chunks depend on the shape alone, so the sums have a fixed order.
+// The arithmetic of a net so small that its weights fit in a block's shared memory: forward and backward pass in one
+// kernel. A block takes a chunk of the rows, 16 at a time; each product is made by all of its threads, as 16 × 16.
 #pragma once
 
 #include "../cross_entropy.h"
 #include "../elementwise_losses.h"
-#include "../net_arguments.h"
 #include "labels.cuh"
-#include "reduce.cuh"
+#include "update.cuh"
 
-namespace tmb::cuda {
+namespace tmb {
 
-constexpr int kSide = 16;  // a block's threads are kSide × kSide
+constexpr int kSide = 16;  // threads of a block's side; rows of a tile
 static_assert(kSide * kSide == kThreads);
-constexpr int kTileRows = kSide;
-constexpr int kMostChunks = 128;
 
-// Widths up to kSide · P; a thread then has P × P numbers of each product of two weights' size.
-template <typename T>
-constexpr int kMostWidth = sizeof(T) == 4 ? 128 : 64;
+alignas(16) extern __shared__ unsigned char dynamic_shared[];
 
+// Contiguous; a null bias is none, null weights are 1.
 template <typename T>
-struct SmallNet {
-  const T *x, *w1, *b1, *w2, *b2;  // a null bias is none
-  int64_t rows;
+struct RowPass {
+  const T *x, *w1, *b1, *w2, *b2;
+  const void* y;
+  const T *row_weight, *class_weight;
+  int64_t B;
   int d, h, q;
   Activation activation;
-};
-
-template <typename T>
-struct SmallLoss {
-  LossKind kind;
-  const int64_t* labels;                // of cross-entropy
-  const T* targets;                     // of the others
-  const T *row_weight, *class_weight;   // null: 1
+  LossKind loss;
   double smoothing;
   int64_t ignore_index;
-};
+  Wanted wanted;
+  bool penalised;  // whether ‖W1‖² + ‖W2‖² is asked for
 
-// Where a chunk leaves its sums: those of the parameters at these offsets from chunk · stride on; Σ r l, N, and its share
-// of ‖W1‖² + ‖W2‖², where that is wanted.
-template <typename T>
-struct ChunkSums {
+  // what is written, one chunk after the other
+  RowSums* row_sums;
   T* sums;
-  int64_t stride, at[4];  // w1, b1, w2, b2
-  double *losses, *weights, *norms;
-  bool penalised;
+  int64_t stride, db1, dw2, db2;  // of a chunk's sums, which start with dW1
 };
 
-// Shared memory, in elements. A row of a matrix begins an odd number of elements after the one before: threads that read
-// down a column then meet different banks.
-struct Layout {
-  int d, h, q;                         // pitches
-  int w1, w2, b1, b2, x, slope, hidden, g, size;
-
-  TMB_INLINE Layout(int d_, int h_, int q_) : d(d_ | 1), h(h_ | 1), q(q_ | 1) {
-    w1 = 0;
-    w2 = w1 + h_ * d;
-    b1 = w2 + q_ * h;
-    b2 = b1 + h_;
-    x = b2 + q_;
-    slope = x + kTileRows * d;
-    hidden = slope + kTileRows * h;
-    g = hidden + kTileRows * h;
-    size = g + kTileRows * q;
-  }
-};
-
-// A matrix in shared memory as the first or second factor of a product: element (m, k) or (k, n).
+// What a block holds in shared memory: matrices whose rows are an odd number of elements apart, so that neither
+// neighbours of a row nor of a column share a bank.
 template <typename T>
-struct Factor {
-  const T* at;
-  int by_first, by_second;
+struct Resident {
+  int d_pitch, h_pitch, q_pitch;
+  T *w1, *w2;                    // (h,d), (q,h)
+  T *x, *hidden, *slope, *output;  // (16,d); (16,h): Z, then H; (16,h): φ′(Z), then ∂L/∂Z; (16,q): O, then Ĝ
+
+  TMB_INLINE Resident(T* start, int d, int h, int q) : d_pitch(d | 1), h_pitch(h | 1), q_pitch(q | 1) {
+    w1 = start;
+    w2 = w1 + h * d_pitch;
+    x = w2 + q * h_pitch;
+    hidden = x + kSide * d_pitch;
+    slope = hidden + kSide * h_pitch;
+    output = slope + kSide * h_pitch;
+  }
+  TMB_INLINE T* end() const { return output + kSide * q_pitch; }
+
+  static size_t bytes(int64_t d, int64_t h, int64_t q) {
+    const Resident none(nullptr, static_cast<int>(d), static_cast<int>(h), static_cast<int>(q));
+    return reinterpret_cast<uintptr_t>(none.end());
+  }
 };
 
-// sum[i][j] += Σ_k A(m_i, k) B(k, n_j), m_i = row + kSide i < M, n_j = column + kSide j < N. What lies beyond is a copy of
-// the last, which nobody reads.
-template <int PM, int PN, typename T>
-__device__ __forceinline__ void add_product(T (&sum)[PM][PN], Factor<T> A, Factor<T> B, int M, int N, int K) {
-  const int row = threadIdx.x / kSide, column = threadIdx.x % kSide;
-  const T *a[PM], *b[PN];
+// A matrix in shared memory; across: from one row or column of the product to the next, along: to the next term.
+template <typename T>
+struct Operand {
+  const T* start;
+  int across, along;
+};
+
+// sum[a][b] += Σ_k left[m][k] right[k][n], m = 16 a + this thread's y, n = 16 b + its x. Beyond M and N it repeats the
+// last row or column, of which nobody makes use.
+template <int A, int B, typename T>
+__device__ __forceinline__ void multiply(T (&sum)[A][B], Operand<T> left, Operand<T> right, int M, int N, int K) {
+  const int x = threadIdx.x % kSide, y = threadIdx.x / kSide;
+  int row[A], column[B];
 #pragma unroll
-  for (int i = 0; i < PM; ++i) {
-    a[i] = A.at + min(row + kSide * i, M - 1) * A.by_first;
+  for (int a = 0; a < A; ++a) {
+    row[a] = min(kSide * a + y, M - 1) * left.across;
   }
 #pragma unroll
-  for (int j = 0; j < PN; ++j) {
-    b[j] = B.at + min(column + kSide * j, N - 1) * B.by_second;
+  for (int b = 0; b < B; ++b) {
+    column[b] = min(kSide * b + x, N - 1) * right.across;
   }
-#pragma unroll 4
   for (int k = 0; k < K; ++k) {
-    T left[PM], right[PN];
+    T r[B];
 #pragma unroll
-    for (int i = 0; i < PM; ++i) {
-      left[i] = a[i][k * A.by_second];
+    for (int b = 0; b < B; ++b) {
+      r[b] = right.start[column[b] + k * right.along];
     }
 #pragma unroll
-    for (int j = 0; j < PN; ++j) {
-      right[j] = b[j][k * B.by_first];
-    }
+    for (int a = 0; a < A; ++a) {
+      const T l = left.start[row[a] + k * left.along];
 #pragma unroll
-    for (int i = 0; i < PM; ++i) {
-#pragma unroll
-      for (int j = 0; j < PN; ++j) {
-        sum[i][j] += left[i] * right[j];
+      for (int b = 0; b < B; ++b) {
+        sum[a][b] += l * r[b];
       }
     }
   }
 }
 
-// f(m, n, sum) for those of this thread's numbers that there are
-template <int PM, int PN, typename T, typename F>
-__device__ __forceinline__ void for_each(const T (&sum)[PM][PN], int M, int N, const F& f) {
-  const int row = threadIdx.x / kSide, column = threadIdx.x % kSide;
+// f(m, n, its value) for those elements of a product that this thread has made.
+template <int A, int B, typename T, typename F>
+__device__ __forceinline__ void for_own(const T (&sum)[A][B], int M, int N, F f) {
+  const int x = threadIdx.x % kSide, y = threadIdx.x / kSide;
 #pragma unroll
-  for (int i = 0; i < PM; ++i) {
+  for (int a = 0; a < A; ++a) {
 #pragma unroll
-    for (int j = 0; j < PN; ++j) {
-      const int m = row + kSide * i, n = column + kSide * j;
-      if (m < M && n < N) {
-        f(m, n, sum[i][j]);
+    for (int b = 0; b < B; ++b) {
+      if (kSide * a + y < M && kSide * b + x < N) {
+        f(kSide * a + y, kSide * b + x, sum[a][b]);
       }
     }
   }
 }
 
+// A warp a row.
 template <typename T>
-struct Point {
-  T value, slope;
-};
+__device__ void copy_rows(const T* from, int rows, int columns, T* to, int pitch) {
+  for (int row = threadIdx.x / kWarp; row < rows; row += kThreads / kWarp) {
+    for (int k = threadIdx.x % kWarp; k < columns; k += kWarp) {
+      to[row * pitch + k] = from[row * columns + k];
+    }
+  }
+}
 
-// φ and φ′; all threads of a launch take the same branch.
+// hidden ← φ(Z), slope ← φ′(Z), where hidden holds Z: of those elements that this thread has written itself.
+template <Activation A, typename T>
+__device__ void activate_own(T* hidden, T* slope, int n) {
+  for (int k = threadIdx.x % kSide; k < n; k += kSide) {
+    const T z = hidden[k];
+    hidden[k] = Phi<A>::value(z);
+    slope[k] = Phi<A>::slope(z);
+  }
+}
+
+// All threads of a block take the same branch: one kernel with eleven short loops, where eleven kernels would take
+// eleven times as long to compile and to load.
 template <typename T>
-__device__ Point<T> phi_of(Activation activation, T z) {
+__device__ __forceinline__ void activate_own(Activation activation, T* hidden, T* slope, int n) {
   switch (activation) {
-#define TMB_CASE(A)   \
-  case Activation::A: \
-    return {Phi<Activation::A>::value(z), Phi<Activation::A>::slope(z)};
+#define TMB_CASE(name)                                     \
+  case Activation::name:                                   \
+    activate_own<Activation::name>(hidden, slope, n);      \
+    break;
     TMB_ACTIVATIONS(TMB_CASE)
 #undef TMB_CASE
   }
-  return {z, T(1)};
 }
 
-// What the rows of a warp have of the loss; the same in each of its lanes.
-struct RowTotals {
-  double loss = 0, weight = 0;
+struct RowLoss {
+  double loss, weight;
 };
 
-// o ← Ĝ for one row, by a warp.
+constexpr int kMostColumns = 128;
+constexpr int kLaneColumns = kMostColumns / kWarp;
+
+// o ← Ĝ of one row, by a warp.
 template <typename T>
-__device__ void cross_entropy_row(T* o, int q, const SmallLoss<T>& loss, int64_t b, double class_weight_sum,
-                                  RowTotals& totals) {
+__device__ RowLoss cross_entropy_row(const RowPass<T>& a, int64_t b, T* o, double class_weight_sum) {
   const int lane = threadIdx.x % kWarp;
-  const int64_t y = loss.labels[b];
-  if (y == loss.ignore_index) {
-    for (int k = lane; k < q; k += kWarp) {
+  const int64_t y = static_cast<const int64_t*>(a.y)[b];
+  if (y == a.ignore_index) {
+    for (int k = lane; k < a.q; k += kWarp) {
       o[k] = 0;
     }
-    return;
+    return {0, 0};
   }
-  CUDA_KERNEL_ASSERT(!is_bad(y, q, loss.ignore_index) && "step: y must hold labels in [0, q)");
-  T top = std::numeric_limits<T>::lowest();
-  for (int k = lane; k < q; k += kWarp) {
-    top = Max()(top, o[k]);
+  CUDA_KERNEL_ASSERT(!is_bad(y, a.q, a.ignore_index) && "y must hold labels in [0, q)");
+  const T x_y = o[y];
+  T e[kLaneColumns], top = std::numeric_limits<T>::lowest();  // finite, so that −∞ − top is no NaN
+  for (int i = 0; i < kLaneColumns; ++i) {
+    const int k = lane + kWarp * i;
+    e[i] = k < a.q ? o[k] : -std::numeric_limits<T>::infinity();
+    top = Max()(top, e[i]);
   }
   top = reduce<kWarp>(top, Max());
-  T mass = 0, below_top = 0;
-  for (int k = lane; k < q; k += kWarp) {
-    mass += exp_nonpositive(o[k] - top);
-    below_top += (loss.class_weight != nullptr ? loss.class_weight[k] : T(1)) * (top - o[k]);
+  T mass = 0;
+  double below_top = 0;  // Σ_k w_k (top − x_k)
+  for (int i = 0; i < kLaneColumns; ++i) {
+    const int k = lane + kWarp * i;
+    if (k < a.q) {
+      below_top += (a.class_weight != nullptr ? a.class_weight[k] : T(1)) * (top - e[i]);
+      e[i] = exp_nonpositive(e[i] - top);
+      mass += e[i];
+    }
   }
-  mass = reduce<kWarp>(mass, Sum());
+  mass = reduce<kWarp>(mass, Sum());  // every lane has read x_y by now
   below_top = reduce<kWarp>(below_top, Sum());
-  const double r = loss.row_weight != nullptr ? loss.row_weight[b] : T(1);
-  const double w_y = loss.class_weight != nullptr ? loss.class_weight[y] : T(1);
-  const TargetMass t(loss.smoothing, q, w_y, class_weight_sum);
-  totals.loss += r * t.loss(::log(static_cast<double>(mass)), static_cast<double>(top) - o[y], below_top);
-  totals.weight += r * w_y;
+  const double r = a.row_weight != nullptr ? a.row_weight[b] : T(1);
+  const double w_y = a.class_weight != nullptr ? a.class_weight[y] : T(1);
+  const TargetMass t(a.smoothing, a.q, w_y, class_weight_sum);
   const RowGradient<T> G(t, r, mass);
-  __syncwarp();  // o[y] has been read
-  for (int k = lane; k < q; k += kWarp) {
-    const T e = exp_nonpositive(o[k] - top), w = loss.class_weight != nullptr ? loss.class_weight[k] : T(1);
-    o[k] = k == y ? G.at_label(e, w) : G.at(e, w);
+  for (int i = 0; i < kLaneColumns; ++i) {
+    const int k = lane + kWarp * i;
+    if (k < a.q) {
+      const T w_k = a.class_weight != nullptr ? a.class_weight[k] : T(1);
+      o[k] = k == y ? G.at_label(e[i], w_k) : G.at(e[i], w_k);
+    }
   }
+  return {r * t.loss(::log(static_cast<double>(mass)), static_cast<double>(top) - x_y, below_top), r * w_y};
 }
 
 template <typename Loss, typename T>
-__device__ void elementwise_row(T* o, int q, const SmallLoss<T>& loss, int64_t b, RowTotals& totals) {
-  const T r = loss.row_weight != nullptr ? loss.row_weight[b] : T(1);
-  T sum = 0;
-  for (int k = threadIdx.x % kWarp; k < q; k += kWarp) {
-    const LossTerm<T> term = Loss::at(o[k], loss.targets[b * q + k]);
+__device__ RowLoss elementwise_row(const RowPass<T>& a, int64_t b, T* o) {
+  const T* const y = static_cast<const T*>(a.y) + b * a.q;
+  const T r = a.row_weight != nullptr ? a.row_weight[b] : T(1);
+  double loss = 0;
+  for (int k = threadIdx.x % kWarp; k < a.q; k += kWarp) {
+    const LossTerm<T> term = Loss::at(o[k], y[k]);
     o[k] = r * term.gradient;
-    sum += r * term.loss;
+    loss += r * term.loss;
   }
-  totals.loss += reduce<kWarp>(static_cast<double>(sum), Sum());
-  totals.weight += r;
+  return {reduce<kWarp>(loss, Sum()), static_cast<double>(r)};
 }
 
 template <typename T>
-__device__ void loss_row(T* o, int q, const SmallLoss<T>& loss, int64_t b, double class_weight_sum, RowTotals& totals) {
-  switch (loss.kind) {
+__device__ __forceinline__ RowLoss loss_row(const RowPass<T>& a, int64_t b, T* o, double class_weight_sum) {
+  switch (a.loss) {
     case LossKind::cross_entropy:
-      return cross_entropy_row(o, q, loss, b, class_weight_sum, totals);
+      return cross_entropy_row(a, b, o, class_weight_sum);
     case LossKind::mse:
-      return elementwise_row<SquaredError>(o, q, loss, b, totals);
-    case LossKind::bce_with_logits:
-      return elementwise_row<BinaryCrossEntropy>(o, q, loss, b, totals);
+      return elementwise_row<SquaredError>(a, b, o);
+    default:
+      return elementwise_row<BinaryCrossEntropy>(a, b, o);
   }
 }
 
-// to (rows, columns) in shared memory ← from, of which the first rows are there; zeros in the others
+// Σ w² over this block's share of n elements, of this thread.
 template <typename T>
-__device__ void copy_rows(T* to, int pitch, const T* from, int rows, int there, int columns) {
-  for (int i = threadIdx.x; i < rows * columns; i += kThreads) {
-    const int row = i / columns;
-    to[row * pitch + i % columns] = row < there ? from[i] : T(0);
+__device__ double own_squares(const T* w, int n) {
+  double squares = 0;
+  for (int i = blockIdx.x * kThreads + threadIdx.x; i < n; i += gridDim.x * kThreads) {
+    squares += static_cast<double>(w[i]) * w[i];
   }
+  return squares;
 }
 
-template <typename T>
-__device__ double squares_of_slice(const T* w, int64_t n) {
-  double sum = 0;
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += int64_t(gridDim.x) * kThreads) {
-    sum += static_cast<double>(w[i]) * w[i];
-  }
-  return sum;
-}
-
-extern __shared__ __align__(16) unsigned char dynamic_shared[];
-
-template <typename T, int P>
-__global__ void __launch_bounds__(kThreads) gradient_rows(SmallNet<T> net, SmallLoss<T> loss, ChunkSums<T> out) {
-  T* const shared = reinterpret_cast<T*>(dynamic_shared);
-  const int d = net.d, h = net.h, q = net.q, warp = threadIdx.x / kWarp;
-  const Layout at(d, h, q);
-  T *const w1 = shared + at.w1, *const w2 = shared + at.w2, *const b1 = shared + at.b1, *const b2 = shared + at.b2;
-  T *const x = shared + at.x, *const slope = shared + at.slope, *const hidden = shared + at.hidden, *const g = shared + at.g;
-  copy_rows(w1, at.d, net.w1, h, h, d);
-  copy_rows(w2, at.h, net.w2, q, q, h);
-  copy_rows(b1, 0, net.b1, 1, net.b1 != nullptr, h);
-  copy_rows(b2, 0, net.b2, 1, net.b2 != nullptr, q);
-  double class_weight_sum = q;
-  if (loss.class_weight != nullptr) {
+// The sums of chunk blockIdx.x. P and Q: d, h ≤ 16 P and q ≤ 16 Q; dW1 and dW2 stay in registers till the end.
+template <typename T, int P, int Q>
+__global__ void __launch_bounds__(kThreads) gradient_rows(const RowPass<T> a) {
+  const Resident<T> s(reinterpret_cast<T*>(dynamic_shared), a.d, a.h, a.q);
+  const int y = threadIdx.x / kSide, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  copy_rows(a.w1, a.h, a.d, s.w1, s.d_pitch);
+  copy_rows(a.w2, a.q, a.h, s.w2, s.h_pitch);
+  double class_weight_sum = a.q;
+  if (a.class_weight != nullptr) {
     class_weight_sum = 0;
-    for (int k = threadIdx.x % kWarp; k < q; k += kWarp) {
-      class_weight_sum += loss.class_weight[k];
+    for (int k = lane; k < a.q; k += kWarp) {
+      class_weight_sum += a.class_weight[k];
     }
     class_weight_sum = reduce<kWarp>(class_weight_sum, Sum());
   }
 
-  T dw1[P][P] = {}, dw2[P][P] = {}, db1 = 0, db2 = 0;
-  RowTotals totals;
-  const int64_t tiles = ceil_div(net.rows, kTileRows), per_chunk = ceil_div(tiles, gridDim.x);
-  const int64_t end = min((blockIdx.x + 1) * per_chunk, tiles);
-  for (int64_t tile = blockIdx.x * per_chunk; tile < end; ++tile) {
-    const int64_t begin = tile * kTileRows;
-    const int rows = static_cast<int>(min(net.rows - begin, int64_t(kTileRows)));
-    copy_rows(x, at.d, net.x + begin * d, kTileRows, rows, d);
+  T dw1[P][P] = {}, dw2[Q][P] = {};
+  // One half of the block sums the columns of Ĝ, the other those of ∂L/∂Z.
+  const bool of_output = threadIdx.x < kMostColumns;
+  const int column = threadIdx.x % kMostColumns;
+  T column_sum = 0;
+  RowLoss total{0, 0};
+  for (int64_t first = int64_t(blockIdx.x) * kSide; first < a.B; first += int64_t(gridDim.x) * kSide) {
+    const int n = static_cast<int>(min(int64_t(kSide), a.B - first));
+    copy_rows(a.x + first * a.d, n, a.d, s.x, s.d_pitch);
     __syncthreads();
 
-    T z[1][P] = {};  // Z = X W1ᵀ + 1 b1ᵀ, H = φ(Z)
-    add_product(z, Factor<T>{x, at.d, 1}, Factor<T>{w1, 1, at.d}, kTileRows, h, d);
-    for_each(z, kTileRows, h, [&](int r, int j, T sum) {
-      const Point<T> phi = phi_of(net.activation, sum + b1[j]);
-      hidden[r * at.h + j] = phi.value;
-      slope[r * at.h + j] = phi.slope;
+    T z[1][P] = {};  // Z = X W1ᵀ + 1 b1ᵀ
+    multiply<1, P, T>(z, {s.x, s.d_pitch, 1}, {s.w1, s.d_pitch, 1}, n, a.h, a.d);
+    for_own(z, n, a.h, [&](int m, int k, T value) {
+      s.hidden[m * s.h_pitch + k] = a.b1 != nullptr ? value + a.b1[k] : value;
+    });
+    if (y < n) {
+      activate_own(a.activation, s.hidden + y * s.h_pitch, s.slope + y * s.h_pitch, a.h);
+    }
+    __syncthreads();
+
+    T o[1][Q] = {};  // O = H W2ᵀ + 1 b2ᵀ
+    multiply<1, Q, T>(o, {s.hidden, s.h_pitch, 1}, {s.w2, s.h_pitch, 1}, n, a.q, a.h);
+    for_own(o, n, a.q, [&](int m, int k, T value) {
+      s.output[m * s.q_pitch + k] = a.b2 != nullptr ? value + a.b2[k] : value;
     });
     __syncthreads();
 
-    T o[1][P] = {};  // O = H W2ᵀ + 1 b2ᵀ
-    add_product(o, Factor<T>{hidden, at.h, 1}, Factor<T>{w2, 1, at.h}, kTileRows, q, h);
-    for_each(o, kTileRows, q, [&](int r, int k, T sum) { g[r * at.q + k] = sum + b2[k]; });
+    for (int row = warp; row < n; row += kThreads / kWarp) {
+      const RowLoss own = loss_row(a, first + row, s.output + row * s.q_pitch, class_weight_sum);
+      total.loss += own.loss;
+      total.weight += own.weight;
+    }
     __syncthreads();
 
-    for (int r = warp; r < kTileRows; r += kThreads / kWarp) {  // Ĝ
-      if (r < rows) {
-        loss_row(g + r * at.q, q, loss, begin + r, class_weight_sum, totals);
-      } else {
-        for (int k = threadIdx.x % kWarp; k < q; k += kWarp) {
-          g[r * at.q + k] = 0;
-        }
+    if (a.wanted.hidden()) {
+      T dh[1][P] = {};  // ∂L/∂H = Ĝ W2, ∂L/∂Z = φ′(Z) ⊙ ∂L/∂H
+      multiply<1, P, T>(dh, {s.output, s.q_pitch, 1}, {s.w2, 1, s.h_pitch}, n, a.h, a.q);
+      for_own(dh, n, a.h, [&](int m, int k, T value) { s.slope[m * s.h_pitch + k] *= value; });
+    }
+    if (a.wanted.dw2) {  // dW2 += Ĝᵀ H
+      multiply<Q, P, T>(dw2, {s.output, 1, s.q_pitch}, {s.hidden, 1, s.h_pitch}, a.q, a.h, n);
+    }
+    __syncthreads();
+
+    if (a.wanted.dw1) {  // dW1 += ∂L/∂Zᵀ X
+      multiply<P, P, T>(dw1, {s.slope, 1, s.h_pitch}, {s.x, 1, s.d_pitch}, a.h, a.d, n);
+    }
+    if (column < (of_output ? a.q : a.h)) {
+      const T* const at = of_output ? s.output + column : s.slope + column;
+      const int pitch = of_output ? s.q_pitch : s.h_pitch;
+      for (int row = 0; row < n; ++row) {
+        column_sum += at[row * pitch];
       }
     }
-    __syncthreads();
-
-    T dh[1][P] = {};  // dH = dO W2, dZ = φ′(Z) ⊙ dH
-    add_product(dh, Factor<T>{g, at.q, 1}, Factor<T>{w2, at.h, 1}, kTileRows, h, q);
-    T* const dz = slope;
-    for_each(dh, kTileRows, h, [&](int r, int j, T sum) { dz[r * at.h + j] *= sum; });
-    add_product(dw2, Factor<T>{g, 1, at.q}, Factor<T>{hidden, at.h, 1}, q, h, kTileRows);  // dW2 = dOᵀ H
-    for (int r = 0; threadIdx.x < q && r < kTileRows; ++r) {
-      db2 += g[r * at.q + threadIdx.x];  // db2 = dOᵀ 1
-    }
-    __syncthreads();
-
-    add_product(dw1, Factor<T>{dz, 1, at.h}, Factor<T>{x, at.d, 1}, h, d, kTileRows);  // dW1 = dZᵀ X
-    for (int r = 0; threadIdx.x < h && r < kTileRows; ++r) {
-      db1 += dz[r * at.h + threadIdx.x];  // db1 = dZᵀ 1
-    }
-    __syncthreads();
+    __syncthreads();  // the next tile writes over this one
   }
 
-  T* const sums = out.sums + blockIdx.x * out.stride;
-  for_each(dw1, h, d, [&](int j, int i, T sum) { sums[out.at[0] + j * d + i] = sum; });
-  for_each(dw2, q, h, [&](int k, int j, T sum) { sums[out.at[2] + k * h + j] = sum; });
-  if (threadIdx.x < h) {
-    sums[out.at[1] + threadIdx.x] = db1;
+  T* const sums = a.sums + blockIdx.x * a.stride;
+  for_own(dw1, a.h, a.d, [&](int m, int k, T value) { sums[m * a.d + k] = value; });
+  for_own(dw2, a.q, a.h, [&](int m, int k, T value) { sums[a.dw2 + m * a.h + k] = value; });
+  if (column < (of_output ? a.q : a.h)) {
+    sums[(of_output ? a.db2 : a.db1) + column] = column_sum;
   }
-  if (threadIdx.x < q) {
-    sums[out.at[3] + threadIdx.x] = db2;
-  }
-  const bool speaks = threadIdx.x % kWarp == 0;  // for its warp
-  const double total_loss = reduce<kThreads>(speaks ? totals.loss : 0.0, Sum());
-  const double total_weight = reduce<kThreads>(speaks ? totals.weight : 0.0, Sum());
-  const double norms = reduce<kThreads>(
-      out.penalised ? squares_of_slice(net.w1, h * d) + squares_of_slice(net.w2, q * h) : 0.0, Sum());
+  // each lane of a warp has its warp's sums
+  const double loss = reduce<kThreads>(lane == 0 ? total.loss : 0, Sum());
+  const double weight = reduce<kThreads>(lane == 0 ? total.weight : 0, Sum());
+  double squares = a.penalised ? own_squares(a.w1, a.h * a.d) + own_squares(a.w2, a.q * a.h) : 0;
+  squares = reduce<kThreads>(squares, Sum());
   if (threadIdx.x == 0) {
-    out.losses[blockIdx.x] = total_loss;
-    out.weights[blockIdx.x] = total_weight;
-    out.norms[blockIdx.x] = norms;
+    a.row_sums[blockIdx.x] = {loss, weight, squares};
   }
 }
 
-}  // namespace tmb::cuda
+}  // namespace tmb

@@ -1,99 +1,91 @@
-// sgd_ and adam_.
+// sgd_ and adam_; and Adam's counters of steps.
 #include "update.cuh"
 
-namespace tmb::cuda {
+namespace tmb {
 namespace {
 
-__global__ void add_one(float* steps) { *steps += 1; }
+struct Counters {
+  float* step[kMostUpdated];
+  int count = 0;
+};
 
-}  // namespace
-
-StepCounters::StepCounters(const char* op, const Tensors& step, cudaStream_t stream)
-    : step_(step), stream_(stream), on_device_(!step.empty() && !step[0].is_cpu()) {
-  if (on_device_) {
-    return;
-  }
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  STD_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
-  STD_TORCH_CHECK(status == cudaStreamCaptureStatusNone, op,
-                  ": a captured graph would repeat one step's bias correction, since the steps are counted on the CPU: "
-                  "construct the optimizer with capturable=True");
-}
-
-void StepCounters::advance_on_device() const {
-  for (size_t i = 0; on_device_ && i < step_.size(); ++i) {
-    run(add_one, 1, 1, 0, stream_, data<float>(step_[i]));
+__global__ void count_steps(const Counters counters) {
+  if (threadIdx.x < counters.count) {
+    *counters.step[threadIdx.x] += 1;
   }
 }
 
-void StepCounters::advance_on_host() const {
-  for (size_t i = 0; !on_device_ && i < step_.size(); ++i) {
-    *data<float>(step_[i]) += 1;
-  }
-}
-
-namespace {
-
-// The parameters in groups of at most kMostParameters; fill(i, slot, numbers) for the i-th of them.
-template <typename T, typename Rule, typename Fill>
-std::vector<Update<T, Rule>> grouped(const Tensors& p, const Tensors& g, const Tensors& first, const Tensors& second,
-                                     Rule rule, const Fill& fill) {
-  std::vector<Update<T, Rule>> groups;
+template <typename T>
+std::vector<Updated<T>> all_updated(const Tensors& p, const Tensors& g, const Tensors& first, const Tensors& second) {
+  std::vector<Updated<T>> all(p.size());
   for (size_t i = 0; i < p.size(); ++i) {
-    if (i % kMostParameters == 0) {
-      groups.push_back({rule});
-    }
-    Update<T, Rule>& u = groups.back();
-    Slot<T>& slot = u.slots[u.count];
-    slot = slot_of<T>(p[i], const_data<T>(g[i]), 0, first.empty() ? nullptr : &first[i],
-                      second.empty() ? nullptr : &second[i]);
-    fill(i, slot, u.numbers[u.count]);
-    ++u.count;
+    // g is read alone: it comes in one chunk
+    all[i] = {data<T>(p[i]), const_cast<T*>(const_data<T>(g[i])), first.empty() ? nullptr : data<T>(first[i]),
+              second.empty() ? nullptr : data<T>(second[i]), p[i].numel()};
   }
-  return groups;
+  return all;
 }
 
 void sgd_(Tensors p, Tensors g, Tensors momentum_buffer, Tensor hyper, double clip_norm, bool nesterov) {
-  if (momentum_buffer.empty()) {
-    check_update("sgd_", p, {{"g", &g}}, hyper, kHyperColumns<SgdHyper>);
-  } else {
-    check_update("sgd_", p, {{"g", &g}, {"momentum_buffer", &momentum_buffer}}, hyper, kHyperColumns<SgdHyper>);
-  }
+  check_sgd_update(p, g, momentum_buffer, hyper);
   const OnDeviceOf device(p[0]);
-  const auto* const now = const_data<SgdHyper>(hyper);
   with_wide_type(p[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    auto groups = grouped<T>(p, g, momentum_buffer, {}, Sgd<T>{nesterov}, [&](size_t i, Slot<T>&, auto& numbers) {
-      numbers = sgd_numbers<T>(now[i]);
-    });
-    run_updates(groups, clip_norm, p[0], device.stream());
+    const auto* const rows = const_data<SgdHyper>(hyper);
+    update<16 / sizeof(T), T>(all_updated<T>(p, g, momentum_buffer, {}), {rows, rows + p.size()}, Sgd{nesterov}, {},
+                              clip_norm, nullptr, p[0], device.stream(), [] {});
   });
 }
 
 void adam_(Tensors p, Tensors g, Tensors exp_avg, Tensors exp_avg_sq, Tensors step, Tensor hyper, double clip_norm,
            bool decoupled) {
-  check_update("adam_", p, {{"g", &g}, {"exp_avg", &exp_avg}, {"exp_avg_sq", &exp_avg_sq}}, hyper,
-               kHyperColumns<AdamHyper>);
-  check_steps("adam_", step, p.size(), p[0]);
+  check_adam_update(p, g, exp_avg, exp_avg_sq, step, hyper);
   const OnDeviceOf device(p[0]);
-  const StepCounters counters("adam_", step, device.stream());
-  const auto* const now = const_data<AdamHyper>(hyper);
+  const AdamSteps steps(step, hyper, p[0]);
   with_wide_type(p[0].scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    auto groups = grouped<T>(p, g, exp_avg, exp_avg_sq, Adam<T>{}, [&](size_t i, Slot<T>& slot, auto& numbers) {
-      numbers = adam_numbers<T>(now[i], decoupled);
-      counters.put<T>(i, now[i], slot, numbers);
-    });
-    counters.advance_on_device();
-    run_updates(groups, clip_norm, p[0], device.stream());
+    update<16 / sizeof(T), T>(all_updated<T>(p, g, exp_avg, exp_avg_sq), steps.states(), Adam{decoupled}, {}, clip_norm,
+                              nullptr, p[0], device.stream(), [&] { steps.count_on_device(device.stream()); });
   });
-  counters.advance_on_host();
+  steps.count_on_host();
 }
 
 }  // namespace
-}  // namespace tmb::cuda
+
+AdamSteps::AdamSteps(const Tensors& step, const Tensor& hyper, const Tensor& p) {
+  const auto* const rows = const_data<AdamHyper>(hyper);
+  for (size_t i = 0; i < step.size(); ++i) {
+    float* const counter = data<float>(step[i]);
+    if (step[i].device() == p.device()) {
+      on_device_.push_back(counter);
+      states_.push_back({rows[i], {}, counter});
+    } else {
+      on_host_.push_back(counter);
+      states_.push_back({rows[i], adam_corrections(rows[i], *counter + 1.0), nullptr});
+    }
+  }
+}
+
+void AdamSteps::count_on_device(cudaStream_t stream) const {
+  for (size_t i = 0; i < on_device_.size(); i += kMostUpdated) {
+    Counters counters;
+    while (counters.count < kMostUpdated && i + counters.count < on_device_.size()) {
+      counters.step[counters.count] = on_device_[i + counters.count];
+      ++counters.count;
+    }
+    run(count_steps, 1, kWarp, 0, stream, counters);
+  }
+}
+
+void AdamSteps::count_on_host() const {
+  for (float* const step : on_host_) {
+    *step += 1;
+  }
+}
+
+}  // namespace tmb
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CUDA, m) {
-  m.impl("sgd_", TORCH_BOX(&tmb::cuda::sgd_));
-  m.impl("adam_", TORCH_BOX(&tmb::cuda::adam_));
+  m.impl("sgd_", TORCH_BOX(&tmb::sgd_));
+  m.impl("adam_", TORCH_BOX(&tmb::adam_));
 }

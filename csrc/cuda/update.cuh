@@ -1,349 +1,379 @@
-// The updates of SGD, Adam and AdamW, and the writing of a gradient, over some parameters in one launch.
-//
-// ∂J/∂p = scale · Σ_c sums[c] + penalty · p, c over chunks of rows: what gradients there are is added up on the way.
+// torch.optim's SGD, Adam and AdamW over some parameters in one pass over memory; and the gradient itself, written out.
+// Sums over rows may come in chunks, of which each update adds up its own, in order.
 #pragma once
 
-#include <array>
 #include <limits>
+#include <type_traits>
 
 #include "../hyper.h"
+#include "../net_arguments.h"
 #include "reduce.cuh"
 #include "vectors.cuh"
 
-namespace tmb::cuda {
+namespace tmb {
 
-constexpr int kMostParameters = 4;  // of one launch
-constexpr int kMostBlocks = 1024;   // which depend on the parameters alone, so that all sums have a fixed order
+constexpr int kMostUpdated = 8;   // parameters of a launch, which are handed over by value
+constexpr int kNormBlocks = 128;  // of a parameter at most, in the pass for the norm
+constexpr int kMostChunks = 128;
 
-// A parameter and what belongs to it, an octet at a time.
+// ∂J/∂p = scale · Σ_chunks sum + penalty · p
 template <typename T>
-struct Slot {
+struct Updated {
   T* p;
-  const T* sums;       // of the first chunk
-  T *first, *second;   // momentum buffer or exp_avg, exp_avg_sq; of a gradient that is written: itself
-  const float* steps;  // of Adam, this one included; null: it has gone into the numbers
+  T* sum;
+  T* first;   // momentum buffer (null: momentum is 0), exp_avg, or where the gradient is written
+  T* second;  // exp_avg_sq
   int64_t n;
-  bool whole;
-};
 
-// What the sums amount to: of a batch whose loss is known by chunks, or nothing but 1.
-struct Amount {
-  double scale = 1, share = 1;  // of the sums, and of the penalty
-};
-
-// Σ r l, N and ‖W1‖² + ‖W2‖² by chunks; and what they mean.
-struct RowSums {
-  const double* losses = nullptr;  // null: the sums are gradients already
-  const double *weights, *norms;
-  int chunks;
-  bool mean;
-  double normalizer, columns, factor;  // in N's place, or 0; terms of a row; ∂l/∂o = factor Ĝ
-  double weight_decay;
-};
-
-// Σ values, in every thread of a block.
-__device__ inline double sum_of(const double* values, int count) {
-  double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kThreads) {
-    sum += values[i];
+  bool is_aligned() const {
+    const auto addresses = reinterpret_cast<uintptr_t>(p) | reinterpret_cast<uintptr_t>(sum) |
+                           reinterpret_cast<uintptr_t>(first) | reinterpret_cast<uintptr_t>(second);
+    return addresses % 16 == 0;
   }
-  return reduce<kThreads>(sum, Sum());
-}
-
-struct Objective {
-  Amount amount;
-  double J;
 };
 
-__device__ inline Objective objective_of(const RowSums& rows) {
-  const double N = sum_of(rows.weights, rows.chunks), loss = sum_of(rows.losses, rows.chunks);
-  const double norms = rows.weight_decay != 0 ? sum_of(rows.norms, rows.chunks) : 0;
-  const double divisor = rows.mean ? (rows.normalizer > 0 ? rows.normalizer : N) * rows.columns : 1;
-  const double share = rows.normalizer > 0 ? N / rows.normalizer : 1;
-  return {{divisor == 0 ? 0 : rows.factor / divisor, share}, loss / divisor + share * rows.weight_decay / 2 * norms};
-}
-
-// The gradient of an octet is a Σ_c sums[c] + b p.
-template <typename T>
-struct Coefficients {
-  T a, b;
+// Of a chunk of rows: Σ r l, its part of N, and of ‖W1‖² + ‖W2‖².
+struct RowSums {
+  double loss, weight, squares;
 };
 
-template <typename T>
-struct Sgd {
+// The chunks of a pass, or a gradient that stands as it is.
+struct Chunks {
+  int64_t count = 1, stride = 0;  // the sums of chunk c lie c · stride behind the first's
+  const RowSums* rows = nullptr;  // null: scale is 1, there is no J
+  int64_t rows_count = 0;         // ≤ kMostChunks
+  Reduction reduction;
+
+  // By all threads of a block.
+  __device__ Amount amount() const {
+    if (rows == nullptr) {
+      return {1, 1, 0};
+    }
+    static_assert(kMostChunks <= kThreads);
+    const RowSums own = threadIdx.x < rows_count ? rows[threadIdx.x] : RowSums{0, 0, 0};
+    const double loss = reduce<kThreads>(own.loss, Sum()), N = reduce<kThreads>(own.weight, Sum());
+    return reduction.amount(loss, N, reduce<kThreads>(own.squares, Sum()));
+  }
+
+  template <int V, typename T>
+  __device__ __forceinline__ void add_up(const T* first, T (&x)[V]) const {
+    load(first, x);
+#pragma unroll 4
+    for (int64_t c = 1; c < count; ++c) {
+      T more[V];
+      load(first + c * stride, more);
+      for (int v = 0; v < V; ++v) {
+        x[v] += more[v];
+      }
+    }
+  }
+};
+
+// torch.nn.utils.clip_grad_norm_'s min(1, most / (‖g‖ + 1e-6)); a NaN stays one.
+struct Clip {
+  const double* squares = nullptr;  // whose sum is ‖g‖²; null: 1
+  int64_t count = 0;
+  double most = 0;
+
+  // By all threads of a block.
+  __device__ double coefficient() const {
+    if (squares == nullptr) {
+      return 1;
+    }
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+      sum += squares[i];
+    }
+    const double c = most / (::sqrt(reduce<kThreads>(sum, Sum())) + 1e-6);
+    return c > 1 ? 1 : c;
+  }
+};
+
+// What is updated in a launch, and which blocks do which of it.
+template <typename T, typename Hyper>
+struct Pack {
+  Updated<T> updated[kMostUpdated];
+  Hyper hyper[kMostUpdated];
+  bool aligned[kMostUpdated];
+  unsigned first_block[kMostUpdated + 1] = {};
+  int count = 0;
+
+  void add(const Updated<T>& u, const Hyper& numbers, int64_t blocks) {
+    updated[count] = u;
+    hyper[count] = numbers;
+    aligned[count] = u.is_aligned();
+    first_block[count + 1] = first_block[count] + static_cast<unsigned>(blocks);
+    ++count;
+  }
+  unsigned blocks() const { return first_block[count]; }
+
+  __device__ int of_block(unsigned block) const {
+    int i = 0;
+    while (first_block[i + 1] <= block) {
+      ++i;
+    }
+    return i;
+  }
+};
+
+// dX ← [add] dX + grad_scale (scale · sum + share · penalty · p)
+struct GradientHyper {
+  double penalty;
+};
+struct WriteGradient {
+  using Hyper = GradientHyper;
+  template <typename T>
   struct Numbers {
-    T penalty, lr, weight_decay, momentum;
+    T a, b;
+  };
+  double grad_scale;
+  bool add;
+
+  template <typename T>
+  __device__ Numbers<T> numbers(const Hyper& h, const Amount& amount, double) const {
+    return {static_cast<T>(grad_scale * amount.scale), static_cast<T>(grad_scale * amount.share * h.penalty)};
+  }
+
+  template <int V, typename T>
+  __device__ __forceinline__ void apply(const Updated<T>& u, int64_t i, Numbers<T> by, const T (&sum)[V]) const {
+    T g[V];
+    for (int v = 0; v < V; ++v) {
+      g[v] = by.b == 0 ? by.a * sum[v] : by.a * sum[v] + by.b * u.p[i + v];
+    }
+    if (add) {
+      T before[V];
+      load(u.first + i, before);
+      for (int v = 0; v < V; ++v) {
+        g[v] += before[v];
+      }
+    }
+    store(u.first + i, g);
+  }
+};
+
+// buf ← μ buf + g;  p ← p − η (g, buf, or g + μ buf)
+struct Sgd {
+  using Hyper = SgdHyper;
+  template <typename T>
+  struct Numbers {
+    T a, b, lr, momentum;  // g = a sum + b p, for which penalty, clipping and weight decay have been multiplied out
   };
   bool nesterov;
 
-  __device__ Coefficients<T> coefficients(const Numbers& now, double scale, double share, double clip) const {
-    return {static_cast<T>(clip * scale), static_cast<T>(clip * share * now.penalty + now.weight_decay)};
+  template <typename T>
+  __device__ Numbers<T> numbers(const Hyper& h, const Amount& amount, double clip) const {
+    return {static_cast<T>(clip * amount.scale), static_cast<T>(clip * h.penalty + h.weight_decay),
+            static_cast<T>(h.lr), static_cast<T>(h.momentum)};
   }
-  struct Factors {};
-  __device__ Factors factors(const Numbers&, const float*) const { return {}; }
 
-  // buf ← μ buf + g;  p ← p − η (g, buf, or g + μ buf)
-  __device__ void apply(const Octets& octets, const Slot<T>& slot, int64_t at, const Numbers& now, Factors,
-                        const T (&g)[8], T (&p)[8]) const {
-    T buffer[8];
-    if (slot.first != nullptr) {
-      octets.get(slot.first + at, at, buffer);
+  template <int V, typename T>
+  __device__ __forceinline__ void apply(const Updated<T>& u, int64_t i, Numbers<T> by, const T (&sum)[V]) const {
+    T p[V], buffer[V];
+    load(u.p + i, p);
+    if (u.first != nullptr) {
+      load(u.first + i, buffer);
     }
-    for (int j = 0; j < 8; ++j) {
-      T step = g[j];
-      if (slot.first != nullptr) {
-        buffer[j] = now.momentum * buffer[j] + step;
-        step = nesterov ? step + now.momentum * buffer[j] : buffer[j];
+    for (int v = 0; v < V; ++v) {
+      T step = by.a * sum[v] + by.b * p[v];
+      if (u.first != nullptr) {
+        buffer[v] = by.momentum * buffer[v] + step;
+        step = nesterov ? step + by.momentum * buffer[v] : buffer[v];
       }
-      p[j] -= now.lr * step;
+      p[v] -= by.lr * step;
     }
-    if (slot.first != nullptr) {
-      octets.put(slot.first + at, at, buffer);
+    if (u.first != nullptr) {
+      store(u.first + i, buffer);
     }
-    octets.put(slot.p + at, at, p);
+    store(u.p + i, p);
   }
 };
 
-template <typename T>
+// 1 − β₁ᵗ and √(1 − β₂ᵗ)
+struct AdamCorrections {
+  double first, second;
+};
+TMB_INLINE AdamCorrections adam_corrections(const AdamHyper& h, double steps) {
+  return {1 - ::pow(h.beta1, steps), ::sqrt(1 - ::pow(h.beta2, steps))};
+}
+
+struct AdamState : AdamHyper {
+  AdamCorrections corrections;
+  const float* step;  // null: the corrections are known; else it has counted this step already
+};
+
+// m ← m + (1−β₁)(g − m);  v ← β₂ v + (1−β₂) g²;  p ← keep p − size m / (√v / correction + ε)
 struct Adam {
+  using Hyper = AdamState;
+  template <typename T>
   struct Numbers {
-    T penalty, weight_decay, m_share, v_keep, v_share, keep, eps;
-    double lr, beta1, beta2;
-    T size, inverse_correction;  // where the steps are known beforehand
+    T a, b, m_share, v_keep, v_share, keep, size, inverse_correction, eps;
   };
-
-  __device__ Coefficients<T> coefficients(const Numbers& now, double scale, double share, double clip) const {
-    return {static_cast<T>(clip * scale), static_cast<T>(clip * share * now.penalty + now.weight_decay)};
-  }
-
-  struct Factors {
-    T size, inverse_correction;
-  };
-  __device__ Factors factors(const Numbers& now, const float* steps) const {
-    if (steps == nullptr) {
-      return {now.size, now.inverse_correction};
-    }
-    return {static_cast<T>(now.lr / (1 - ::pow(now.beta1, static_cast<double>(*steps)))),
-            static_cast<T>(1 / ::sqrt(1 - ::pow(now.beta2, static_cast<double>(*steps))))};
-  }
-
-  // m ← m + (1−β₁)(g − m);  v ← β₂ v + (1−β₂) g²;  p ← keep p − size m / (√v / correction + ε)
-  __device__ void apply(const Octets& octets, const Slot<T>& slot, int64_t at, const Numbers& now, Factors by,
-                        const T (&g)[8], T (&p)[8]) const {
-    T m[8], v[8];
-    octets.get(slot.first + at, at, m);
-    octets.get(slot.second + at, at, v);
-    for (int j = 0; j < 8; ++j) {
-      m[j] += now.m_share * (g[j] - m[j]);
-      v[j] = now.v_keep * v[j] + now.v_share * g[j] * g[j];
-      p[j] = now.keep * p[j] - by.size * m[j] / (std::sqrt(v[j]) * by.inverse_correction + now.eps);
-    }
-    octets.put(slot.first + at, at, m);
-    octets.put(slot.second + at, at, v);
-    octets.put(slot.p + at, at, p);
-  }
-};
-
-// dX ← (add ? dX : 0) + grad_scale · ∂J/∂X; p is only read.
-template <typename T>
-struct Write {
-  struct Numbers {
-    T penalty;
-  };
-  bool add;
-  double grad_scale;
-
-  __device__ Coefficients<T> coefficients(const Numbers& now, double scale, double share, double) const {
-    return {static_cast<T>(grad_scale * scale), static_cast<T>(grad_scale * share * now.penalty)};
-  }
-  struct Factors {};
-  __device__ Factors factors(const Numbers&, const float*) const { return {}; }
-
-  __device__ void apply(const Octets& octets, const Slot<T>& slot, int64_t at, const Numbers&, Factors,
-                        const T (&g)[8], T (&)[8]) const {
-    T dX[8] = {};
-    if (add) {
-      octets.get(slot.first + at, at, dX);
-    }
-    for (int j = 0; j < 8; ++j) {
-      dX[j] += g[j];
-    }
-    octets.put(slot.first + at, at, dX);
-  }
-};
-
-template <typename T, typename Rule>
-struct Update {
-  Rule rule;
-  Slot<T> slots[kMostParameters];
-  typename Rule::Numbers numbers[kMostParameters];
-  int count = 0;
-  int chunks = 1;
-  int64_t stride = 0;  // from the sums of a chunk to those of the next
-  RowSums rows;
-  T* J = nullptr;
-  double clip_norm = std::numeric_limits<double>::infinity();
-  double* squares = nullptr;  // of the norm, by blocks: of this launch, and of others for parameters that do not fit in
-  int squares_here = 0, squares_count = 0;
-};
-
-// f(octets, slot, numbers, index, at, p, Σ_c sums[c]) for each octet of this thread
-template <typename T, typename Rule, typename F>
-__device__ void for_octets(const Update<T, Rule>& u, const F& f) {
-  for (int k = 0; k < u.count; ++k) {
-    const Slot<T>& slot = u.slots[k];
-    const Octets octets(1, slot.n, slot.whole);
-    for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < octets.per_row; i += int64_t(gridDim.x) * kThreads) {
-      const int64_t at = 8 * i;
-      T p[8], sum[8];
-      octets.get(slot.p + at, at, p);
-      octets.get(slot.sums + at, at, sum);
-      for (int c = 1; c < u.chunks; ++c) {
-        T more[8];
-        octets.get(slot.sums + c * u.stride + at, at, more);
-        for (int j = 0; j < 8; ++j) {
-          sum[j] += more[j];
-        }
-      }
-      f(octets, k, at, p, sum);
-    }
-  }
-}
-
-// squares[block] ← Σ (scale Σ_c sums[c] + penalty p)²
-template <typename T, typename Rule>
-__global__ void __launch_bounds__(kThreads) add_squares(Update<T, Rule> u) {
-  const Amount amount = u.rows.losses != nullptr ? objective_of(u.rows).amount : Amount{};
-  double total = 0;
-  for_octets(u, [&](const Octets&, int k, int64_t at, const T(&p)[8], const T(&sum)[8]) {
-    const T a = static_cast<T>(amount.scale), b = static_cast<T>(amount.share) * u.numbers[k].penalty;
-    T squares = 0;
-    for (int j = 0; j < 8; ++j) {
-      const T g = at + j < u.slots[k].n ? a * sum[j] + b * p[j] : T(0);
-      squares += g * g;
-    }
-    total += squares;
-  });
-  total = reduce<kThreads>(total, Sum());
-  if (threadIdx.x == 0) {
-    u.squares[u.squares_here + blockIdx.x] = total;
-  }
-}
-
-template <typename T, typename Rule>
-__global__ void __launch_bounds__(kThreads) update_parameters(Update<T, Rule> u) {
-  Amount amount;
-  if (u.rows.losses != nullptr) {
-    const Objective objective = objective_of(u.rows);
-    amount = objective.amount;
-    if (u.J != nullptr && blockIdx.x == 0 && threadIdx.x == 0) {
-      *u.J = static_cast<T>(objective.J);
-    }
-  }
-  double clip = 1;
-  if (u.squares != nullptr) {  // torch.nn.utils.clip_grad_norm_'s; a NaN stays one
-    const double c = u.clip_norm / (::sqrt(sum_of(u.squares, u.squares_count)) + 1e-6);
-    clip = c > 1 ? 1 : c;
-  }
-  __shared__ typename Rule::Factors factors[kMostParameters];  // two powers, once a block
-  if (threadIdx.x < u.count) {
-    factors[threadIdx.x] = u.rule.factors(u.numbers[threadIdx.x], u.slots[threadIdx.x].steps);
-  }
-  __syncthreads();
-  for_octets(u, [&](const Octets& octets, int k, int64_t at, T(&p)[8], const T(&sum)[8]) {
-    const Coefficients<T> by = u.rule.coefficients(u.numbers[k], amount.scale, amount.share, clip);
-    T g[8];
-    for (int j = 0; j < 8; ++j) {
-      g[j] = by.a * sum[j] + by.b * p[j];
-    }
-    u.rule.apply(octets, u.slots[k], at, u.numbers[k], factors[k], g, p);
-  });
-}
-
-template <typename T, typename Rule>
-unsigned blocks_of(const Update<T, Rule>& u) {
-  int64_t most = 1;
-  for (int k = 0; k < u.count; ++k) {
-    most = std::max(most, ceil_div(u.slots[k].n, 8 * kThreads));
-  }
-  return static_cast<unsigned>(std::min<int64_t>(most, kMostBlocks));
-}
-
-// One update over all groups: the norm of all of them first, where it is to be clipped.
-template <typename T, typename Rule>
-void run_updates(std::vector<Update<T, Rule>>& groups, double clip_norm, const Tensor& like, cudaStream_t stream) {
-  MaybeTensor squares;
-  if (clip_norm != std::numeric_limits<double>::infinity()) {
-    int count = 0;
-    for (Update<T, Rule>& u : groups) {
-      u.squares_here = count;
-      count += static_cast<int>(blocks_of(u));
-    }
-    squares = new_tensor(like, {count}, ScalarType::Double);
-    for (Update<T, Rule>& u : groups) {
-      u.squares = data<double>(*squares);
-      u.squares_count = count;
-      u.clip_norm = clip_norm;
-      run(add_squares<T, Rule>, blocks_of(u), kThreads, 0, stream, u);
-    }
-  }
-  for (const Update<T, Rule>& u : groups) {
-    run(update_parameters<T, Rule>, blocks_of(u), kThreads, 0, stream, u);
-  }
-}
-
-// The i-th parameter, whose sums (of the first chunk) are given, with its states.
-template <typename T>
-Slot<T> slot_of(const Tensor& p, const T* sums, int64_t stride, const Tensor* first, const Tensor* second) {
-  Slot<T> slot{data<T>(p), sums, first != nullptr ? data<T>(*first) : nullptr,
-               second != nullptr ? data<T>(*second) : nullptr, nullptr, p.numel(), false};
-  slot.whole = stride % 8 == 0;
-  for (const T* t : {static_cast<const T*>(slot.p), slot.sums, static_cast<const T*>(slot.first),
-                     static_cast<const T*>(slot.second)}) {
-    slot.whole = slot.whole && holds_vectors<8>(t, slot.n);
-  }
-  return slot;
-}
-
-// Steps of Adam: all on the host, which counts them, or all on the device, where a captured graph goes on counting.
-class StepCounters {
- public:
-  StepCounters(const char* op, const Tensors& step, cudaStream_t stream);
+  bool decoupled;
 
   template <typename T>
-  void put(size_t i, const AdamHyper& now, Slot<T>& slot, typename Adam<T>::Numbers& numbers) const {
-    if (on_device_) {
-      slot.steps = const_data<float>(step_[i]);
-      return;
-    }
-    const double steps = static_cast<double>(*const_data<float>(step_[i])) + 1;
-    numbers.size = static_cast<T>(now.lr / (1 - std::pow(now.beta1, steps)));
-    numbers.inverse_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(now.beta2, steps)));
+  __device__ Numbers<T> numbers(const Hyper& h, const Amount& amount, double clip) const {
+    const AdamCorrections c = h.step != nullptr ? adam_corrections(h, *h.step) : h.corrections;
+    return {static_cast<T>(clip * amount.scale),
+            static_cast<T>(clip * h.penalty + (decoupled ? 0 : h.weight_decay)),
+            static_cast<T>(1 - h.beta1),
+            static_cast<T>(h.beta2),
+            static_cast<T>(1 - h.beta2),
+            static_cast<T>(decoupled ? 1 - h.lr * h.weight_decay : 1),
+            static_cast<T>(h.lr / c.first),
+            static_cast<T>(1 / c.second),
+            static_cast<T>(h.eps)};
   }
 
-  // Before the update reads those on the device;
-  void advance_on_device() const;
-  // after it has been launched, those on the host.
-  void advance_on_host() const;
-
- private:
-  const Tensors& step_;
-  cudaStream_t stream_;
-  bool on_device_;
+  template <int V, typename T>
+  __device__ __forceinline__ void apply(const Updated<T>& u, int64_t i, Numbers<T> by, const T (&sum)[V]) const {
+    T p[V], m[V], second[V];
+    load(u.p + i, p);
+    load(u.first + i, m);
+    load(u.second + i, second);
+    for (int v = 0; v < V; ++v) {
+      const T g = by.a * sum[v] + by.b * p[v];
+      m[v] += by.m_share * (g - m[v]);
+      second[v] = by.v_keep * second[v] + by.v_share * g * g;
+      p[v] = by.keep * p[v] - by.size * m[v] / (std::sqrt(second[v]) * by.inverse_correction + by.eps);
+    }
+    store(u.first + i, m);
+    store(u.second + i, second);
+    store(u.p + i, p);
+  }
 };
 
-template <typename T>
-typename Sgd<T>::Numbers sgd_numbers(const SgdHyper& now) {
-  return {static_cast<T>(now.penalty), static_cast<T>(now.lr), static_cast<T>(now.weight_decay),
-          static_cast<T>(now.momentum)};
+// f(i, integral V) over the elements of a parameter, V neighbours at a time, by vectors [begin, end) in steps of a block.
+template <int V, typename F>
+__device__ __forceinline__ void for_vectors(int64_t begin, int64_t end, int64_t stride, int64_t n, bool aligned, F f) {
+  for (int64_t vector = begin; vector < end; vector += stride) {
+    const int64_t i = vector * V;
+    if (V > 1 && aligned && i + V <= n) {
+      f(i, std::integral_constant<int, V>());
+    } else {
+      for (int64_t j = i; j < min(i + V, n); ++j) {
+        f(j, std::integral_constant<int, 1>());
+      }
+    }
+  }
 }
 
-template <typename T>
-typename Adam<T>::Numbers adam_numbers(const AdamHyper& now, bool decoupled) {
-  return {static_cast<T>(now.penalty), static_cast<T>(decoupled ? 0 : now.weight_decay),
-          static_cast<T>(1 - now.beta1), static_cast<T>(now.beta2), static_cast<T>(1 - now.beta2),
-          static_cast<T>(decoupled ? 1 - now.lr * now.weight_decay : 1), static_cast<T>(now.eps),
-          now.lr, now.beta1, now.beta2, 0, 0};
+// squares[block] ← its Σ g². Where sums come in chunks they are one afterwards: what follows need not add them again.
+template <int V, typename T, typename Hyper>
+__global__ void __launch_bounds__(kThreads)
+    gradient_squares(const Pack<T, Hyper> pack, const Chunks chunks, double* squares) {
+  const Amount amount = chunks.amount();
+  const int k = pack.of_block(blockIdx.x);
+  const Updated<T>& u = pack.updated[k];
+  const T a = static_cast<T>(amount.scale), b = static_cast<T>(pack.hyper[k].penalty);
+  const int64_t own = blockIdx.x - pack.first_block[k], blocks = pack.first_block[k + 1] - pack.first_block[k];
+  double total = 0;
+  for_vectors<V>(own * kThreads + threadIdx.x, (u.n + V - 1) / V, blocks * kThreads, u.n, pack.aligned[k],
+                 [&](int64_t i, auto width) {
+                   constexpr int W = decltype(width)::value;
+                   T sum[W], p[W], part = 0;
+                   chunks.add_up(u.sum + i, sum);
+                   load(u.p + i, p);
+                   for (int v = 0; v < W; ++v) {
+                     const T g = a * sum[v] + b * p[v];
+                     part += g * g;
+                   }
+                   total += part;
+                   if (chunks.count > 1) {
+                     store(u.sum + i, sum);
+                   }
+                 });
+  total = reduce<kThreads>(total, Sum());
+  if (threadIdx.x == 0) {
+    squares[blockIdx.x] = total;
+  }
 }
 
-}  // namespace tmb::cuda
+// Vectors of a thread: a chunked sum is many loads, a whole one should pay for what its block finds out first.
+template <int V>
+constexpr int kVectorsOfThread = V == 1 ? 1 : 4;
+
+template <int V, typename T, typename Rule>
+__global__ void __launch_bounds__(kThreads)
+    update_elements(const Pack<T, typename Rule::Hyper> pack, const Chunks chunks, const Clip clip, const Rule rule, T* J) {
+  const Amount amount = chunks.amount();
+  const double coefficient = clip.coefficient();
+  const int k = pack.of_block(blockIdx.x);
+  const Updated<T>& u = pack.updated[k];
+  __shared__ typename Rule::template Numbers<T> numbers;
+  if (threadIdx.x == 0) {
+    numbers = rule.template numbers<T>(pack.hyper[k], amount, coefficient);
+    if (blockIdx.x == 0 && J != nullptr) {
+      *J = static_cast<T>(amount.J);
+    }
+  }
+  __syncthreads();
+  const auto by = numbers;
+  constexpr int64_t of_block = int64_t(kThreads) * kVectorsOfThread<V>;
+  const int64_t begin = (blockIdx.x - pack.first_block[k]) * of_block, vectors = (u.n + V - 1) / V;
+  for_vectors<V>(begin + threadIdx.x, min(begin + of_block, vectors), kThreads, u.n, pack.aligned[k],
+                 [&](int64_t i, auto width) {
+                   T sum[decltype(width)::value];
+                   chunks.add_up(u.sum + i, sum);
+                   rule.apply(u, i, by, sum);
+                 });
+}
+
+// f(Pack, its parameters' blocks) over all parameters that are not empty, as many at a time as a launch takes.
+template <typename T, typename Hyper, typename Blocks, typename F>
+void in_packs(const std::vector<Updated<T>>& all, const std::vector<Hyper>& hyper, Blocks blocks_of, F f) {
+  Pack<T, Hyper> pack;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i].n > 0) {
+      pack.add(all[i], hyper[i], blocks_of(all[i].n));
+    }
+    if (pack.count == kMostUpdated || (i + 1 == all.size() && pack.count > 0)) {
+      f(pack);
+      pack = {};
+    }
+  }
+}
+
+// Updates all; V neighbours at a time. clip_norm = ∞: no clipping, and no pass for the norm. before_write: the last
+// that is launched before the parameters are written. J, if not null, is written beside them.
+template <int V, typename T, typename Rule, typename BeforeWrite>
+void update(const std::vector<Updated<T>>& all, const std::vector<typename Rule::Hyper>& hyper, Rule rule,
+            Chunks chunks, double clip_norm, T* J, const Tensor& like, cudaStream_t stream, BeforeWrite before_write) {
+  Clip clip;
+  Tensor squares;
+  if (clip_norm != std::numeric_limits<double>::infinity()) {
+    const auto norm_blocks = [](int64_t n) { return std::min<int64_t>(kNormBlocks, ceil_div(n, int64_t(kThreads) * V)); };
+    for (const Updated<T>& u : all) {
+      clip.count += norm_blocks(u.n);
+    }
+    squares = new_tensor(like, {clip.count}, ScalarType::Double);
+    clip.squares = const_data<double>(squares);
+    clip.most = clip_norm;
+    double* to = data<double>(squares);
+    in_packs(all, hyper, norm_blocks, [&](const auto& pack) {
+      run(gradient_squares<V, T, typename Rule::Hyper>, pack.blocks(), kThreads, 0, stream, pack, chunks, to);
+      to += pack.blocks();
+    });
+    chunks.count = 1;
+  }
+  before_write();
+  in_packs(all, hyper,
+           [](int64_t n) { return ceil_div(n, int64_t(kThreads) * V * kVectorsOfThread<V>); },
+           [&](const auto& pack) {
+             run(update_elements<V, T, Rule>, pack.blocks(), kThreads, 0, stream, pack, chunks, clip, rule, J);
+           });
+}
+
+// Adam's numbers, with what t, counted from this step on, makes of them; and the counters, after it.
+class AdamSteps {
+ public:
+  AdamSteps(const Tensors& step, const Tensor& hyper, const Tensor& p);
+  const std::vector<AdamState>& states() const { return states_; }
+  void count_on_device(cudaStream_t stream) const;  // before the update, which reads them
+  void count_on_host() const;                       // after it
+
+ private:
+  std::vector<AdamState> states_;
+  std::vector<float*> on_device_, on_host_;
+};
+
+}  // namespace tmb

@@ -51,7 +51,7 @@ struct Octets {
   int64_t rows, columns, per_row;
   bool whole;  // all octets of all matrices involved are complete and aligned
 
-  TMB_INLINE Octets(int64_t rows, int64_t columns, bool whole)
+  Octets(int64_t rows, int64_t columns, bool whole)
       : rows(rows), columns(columns), per_row(ceil_div(columns, 8)), whole(whole) {}
 
   TMB_INLINE int64_t count() const { return rows * per_row; }

@@ -11,9 +11,10 @@ from torch.utils import cpp_extension
 
 CSRC = Path(__file__).parents[2] / "csrc"
 CUDA_SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
-# What exists on the CPU alone: a step in one call, and the optimizers' updates.
+# What one_call is made of on the CPU, where it takes nets of any size; and what is on the CPU alone, or on no device.
 CPU_ONLY = {"large_net", "middle", "products", "small_net"}
-REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(?:cuda::)?(\w+)')
+CPU_OPS = {"mlp_forward", "unbind"}
+REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(?:cuda::)?(\w+)\)\)')
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,11 @@ def test_every_source_has_its_twin():
 @pytest.mark.parametrize("source", CUDA_SOURCES, ids=lambda path: path.stem)
 def test_twins_register_the_same_ops(source):
     cuda = registered(source)
-    assert cuda and cuda == registered(CSRC / "cpu" / f"{source.stem}.cpp")
+    cpu = registered(CSRC / "cpu" / f"{source.stem}.cpp")
+    assert cuda and cuda == {op: function for op, function in cpu.items() if op not in CPU_OPS}
 
 
 def test_every_op_of_the_library_has_a_kernel():
     schemas = re.findall(r'm\.def\("(\w+)', (CSRC / "library.cpp").read_text())
-    sources = [*CUDA_SOURCES, *(CSRC / "cpu" / f"{name}.cpp" for name in CPU_ONLY)]
-    kernels = [op for source in sources for op in registered(source)]
+    kernels = [op for source in (CSRC / "cpu").glob("*.cpp") for op in registered(source)]
     assert sorted(kernels) == sorted(schemas)

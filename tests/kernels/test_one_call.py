@@ -1,6 +1,10 @@
-"""The ops of small nets: the oracle in float64, eager torch's error in float32, torch.optim's steps."""
+"""The ops of small nets: the oracle in float64, eager torch's error in float32, torch.optim's steps.
+
+Each test runs with the kernels for the CPU and, where they take the net, with those for CUDA, emulated on the CPU.
+"""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,24 +13,43 @@ from torch.nn import functional as F
 
 from torch_manual_bp import equations, kernels
 from torch_manual_bp.equations import ACTIVATIONS, Loss
+
 from torch_manual_bp.kernels import _dispatch
 
+from . import cuda_on_cpu
 from .precision import assert_loss_accurate
 from .test_bias_act import eager
 
-pytestmark = pytest.mark.usefixtures("one_call")
+
+@pytest.fixture(autouse=True, params=["compiled", "cuda_on_cpu"])
+def backend(request, monkeypatch):
+    """The compiled kernels, and those for CUDA, run on the CPU: the ops have no other."""
+    request.getfixturevalue("compiled")
+    if request.param == "cuda_on_cpu":
+        if why_not := cuda_on_cpu.why_not():
+            pytest.skip(why_not)
+        ops = vars(cuda_on_cpu.kernels(request.config.cache.mkdir("cuda_on_cpu")))
+        # the emulation is a library of its own, with bound steps of its own: those of the other must stay
+        monkeypatch.setattr(_dispatch, "_cpu", SimpleNamespace(**ops | {"unbind": lambda number: None}))
+    return request.param
+
+
+on_cpu = pytest.mark.parametrize("backend", ["compiled"], indirect=True)
+on_cuda = pytest.mark.parametrize("backend", ["cuda_on_cpu"], indirect=True)
+
+
+def most_columns(dtype):
+    return 64 if dtype == torch.float64 else 128
 
 LAMBDA = 0.3
 LOSSES = ["cross_entropy", "mse", "bce_with_logits"]
 BIASES = [(True, True), (True, False), (False, True), (False, False)]
 NAMES = ("w1", "b1", "w2", "b2")
 # (B, d, h, q): less than a vector, whole vectors, a rest after 1, 2, 4 vectors and 4 rows; blocks of 32 rows, a rest;
-# and more weights than the one-thread pass takes, with few outputs, of one chunk of rows and of several, and with many.
-# On CUDA tiles of 16 rows and products of 16 × 16 threads, all that fits; more tiles than chunks
+# and more weights than the one-thread pass takes, with few outputs, of one chunk of rows and of several, and with many
 SIZES = [
     (1, 1, 1, 1), (1, 20, 64, 10), (31, 3, 5, 1), (32, 20, 64, 10), (33, 17, 33, 17), (100, 7, 100, 3),
     (64, 16, 16, 16), (5, 40, 130, 70), (65, 65, 48, 2), (40, 200, 170, 30), (200, 300, 120, 10), (40, 300, 120, 40),
-    (300, 64, 64, 10), (15, 64, 1, 64), (2100, 5, 17, 3),
 ]  # fmt: skip
 
 
@@ -77,12 +100,6 @@ def assert_oracle(J, got, expected):
         assert error <= 1e-12 * max(true.abs().max().item(), 1.0), (name, error)
 
 
-@pytest.fixture
-def with_forward():
-    if not kernels.has_forward(torch.ones(1, 1)):
-        pytest.skip("it has no forward pass in one call")
-
-
 # -------------------------------------------------------------------------------------------------------- the equations
 
 
@@ -95,29 +112,59 @@ def test_gradient_is_the_table(activation, loss, size, hidden_bias, output_bias)
     assert_oracle(J, got, evaluated(t[0], y, *t[1:], activation, loss))
 
 
+@on_cpu
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_gradient_and_forward_of_every_size(loss, size):
     t, y = net(*size), targets(loss, size[0], size[3])
-    if not kernels.has_one_call(t[0], *size[2:]):
-        pytest.skip("more than one kernel takes")
     expected = evaluated(t[0], y, *t[1:], "gelu", loss)
     assert_oracle(*gradient(t[0], y, *t[1:], "gelu", Loss(loss)), expected)
-    if kernels.has_forward(t[0]):
-        o = kernels.mlp_forward(*t, "gelu")
-        torch.testing.assert_close(o, expected["o"], rtol=1e-12, atol=1e-12)
+    o = kernels.mlp_forward(*t, "gelu")
+    torch.testing.assert_close(o, expected["o"], rtol=1e-12, atol=1e-12)
 
 
+# (B, d, h, q) for CUDA: rows around a tile of 16, several tiles a chunk; widths around the patches of a thread, and the
+# widest
+CUDA_SIZES = [
+    (1, 1, 1, 1), (15, 10, 63, 10), (16, 64, 64, 16), (17, 1, 64, 17), (33, 63, 1, 64), (300, 10, 20, 1),
+    (2100, 5, 16, 3), (5000, 10, 7, 2),
+]  # fmt: skip
+WIDER = [(17, 65, 10, 16), (16, 10, 65, 17), (300, 128, 63, 10), (15, 64, 128, 65), (33, 128, 128, 128)]
+
+
+@on_cuda
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", CUDA_SIZES, ids=str)
+def test_gradient_of_every_size_on_cuda(loss, size):
+    t, y = net(*size), targets(loss, size[0], size[3])
+    expected = evaluated(t[0], y, *t[1:], "gelu", loss)
+    assert_oracle(*gradient(t[0], y, *t[1:], "gelu", Loss(loss)), expected)
+
+
+@on_cuda
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [*CUDA_SIZES, *WIDER], ids=str)
+def test_gradient_of_every_size_on_cuda_in_float32(loss, size):
+    """An error of at most 2⁻²⁰ of the largest element: some sixteen roundings, of sums of up to 128 terms."""
+    t, y = net(*size, dtype=torch.float32), targets(loss, size[0], size[3], torch.float32)
+    expected = evaluated(t[0], y, *t[1:], "silu", loss)
+    J, got = gradient(t[0], y, *t[1:], "silu", Loss(loss))
+    for name, value in {"J": J, **{f"d{name}": g for name, g in got.items()}}.items():
+        true = expected[name]
+        assert (value - true).abs().max() <= 2**-20 * max(true.abs().max().item(), 0.1), name
+
+
+@on_cpu
 @pytest.mark.parametrize(("hidden_bias", "output_bias"), BIASES)
-def test_forward_is_the_table(activation, hidden_bias, output_bias, with_forward):
+def test_forward_is_the_table(activation, hidden_bias, output_bias):
     t = net(33, 7, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
     expected = evaluated(t[0], targets("mse", 33, 4), *t[1:], activation, "mse")["o"]
     torch.testing.assert_close(kernels.mlp_forward(*t, activation), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("size", [(32, 20, 64, 10), (257, 33, 40, 5), (100, 65, 128, 70)], ids=str)
-def test_float32_errs_at_most_twice_as_eager_does(activation, loss, size):
+@pytest.mark.parametrize("size", [(32, 20, 64, 10), (257, 33, 40, 5)], ids=str)
+def test_float32_errs_at_most_twice_as_eager_does(backend, activation, loss, size):
     """Over ten nets, since of a few numbers eager may be right by luck."""
     ours, eagers = {}, {}
     for _ in range(10):
@@ -127,7 +174,7 @@ def test_float32_errs_at_most_twice_as_eager_does(activation, loss, size):
         _, own = eager_step(t[0], y, *t[1:], activation, Loss(loss))
         assert J.dtype == torch.float32
         assert_loss_accurate(J, true["J"], true["J"].abs().item() + true["o"].abs().amax().item())
-        if kernels.has_forward(t[0]):
+        if backend == "compiled":
             got["o"] = kernels.mlp_forward(*t, activation)
             own["o"] = F.linear(eager(activation, F.linear(*t[:3])), *t[3:])
         for name in got:
@@ -168,7 +215,7 @@ def test_options_are_the_definition(loss, row_weighted, class_weighted):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_no_rows(loss, reduction):
+def test_no_rows(backend, loss, reduction):
     t, y = net(0, 3, 5, 2), targets(loss, 0, 2)
     J, got = gradient(t[0], y, *t[1:], "relu", Loss(loss, reduction))
     penalty = LAMBDA / 2 * (t[1].square().sum() + t[3].square().sum())
@@ -176,8 +223,7 @@ def test_no_rows(loss, reduction):
     for name, w in (("w1", t[1]), ("w2", t[3])):
         torch.testing.assert_close(got[name], LAMBDA * w)
     assert not got["b1"].any() and not got["b2"].any()
-    if kernels.has_forward(t[0]):
-        assert kernels.mlp_forward(*t, "relu").shape == (0, 2)
+    assert backend != "compiled" or kernels.mlp_forward(*t, "relu").shape == (0, 2)
 
 
 def test_all_rows_ignored_is_torchs_nan_with_the_gradient_of_the_penalty():
@@ -239,15 +285,14 @@ def test_the_same_from_run_to_run():
         assert torch.equal(J, again) and all(torch.equal(got[name], first[name]) for name in NAMES)
 
 
-def test_nan_in_a_row_is_not_hidden():
+def test_nan_in_a_row_is_not_hidden(backend):
     t, y = net(40, 7, 19, 4, dtype=torch.float32), targets("cross_entropy", 40, 4)
     t[0][35, 2] = math.nan
     J, got = gradient(t[0], y, *t[1:], "tanh", Loss("cross_entropy"))
     assert J.isnan() and all(g.isnan().all() for g in got.values())
-    if not kernels.has_forward(t[0]):
-        return
-    o = kernels.mlp_forward(*t, "tanh")
-    assert o[35].isnan().all() and o.isfinite().sum() == 39 * 4
+    if backend == "compiled":
+        o = kernels.mlp_forward(*t, "tanh")
+        assert o[35].isnan().all() and o.isfinite().sum() == 39 * 4
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
@@ -292,7 +337,8 @@ def in_order(t):
     return [p for p in t[1:] if p is not None]
 
 
-STEPS, CE = {"compiled": 1000, "cuda_on_cpu": 30}, Loss("cross_entropy")
+CE = Loss("cross_entropy")
+STEPS = {"compiled": 1000, "cuda_on_cpu": 200}  # emulated ones take longer
 RATES = (0.05, 0.02, 0.1, 0.03)
 
 
@@ -311,9 +357,9 @@ def assert_trained_alike(p, t, batches, activation, optimizer, clip_norm, values
 @pytest.mark.parametrize("clip_norm", [math.inf, 0.2], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)], ids=str)
 @pytest.mark.parametrize(("hidden_bias", "output_bias"), [(True, True), (False, True), (True, False)])
-def test_a_thousand_steps_of_sgd(one_call, momentum, nesterov, clip_norm, hidden_bias, output_bias):
+def test_many_steps_of_sgd(backend, momentum, nesterov, clip_norm, hidden_bias, output_bias):
     t = net(33, 6, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
-    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[one_call]))
+    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[backend]))
     mine = [None if p is None else p.clone() for p in t]
     p = in_order(mine)
     hyper = [[LAMBDA / 100 * (q.dim() == 2), lr, 0.01, momentum] for q, lr in zip(p, RATES, strict=False)]
@@ -336,9 +382,9 @@ def test_a_thousand_steps_of_sgd(one_call, momentum, nesterov, clip_norm, hidden
 @pytest.mark.parametrize("clip_norm", [math.inf, 0.2], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("decoupled", [False, True], ids=["Adam", "AdamW"])
 @pytest.mark.parametrize(("hidden_bias", "output_bias"), [(True, True), (False, True)])
-def test_a_thousand_steps_of_adam(one_call, decoupled, clip_norm, hidden_bias, output_bias):
+def test_many_steps_of_adam(backend, decoupled, clip_norm, hidden_bias, output_bias):
     t = net(33, 6, 19, 4, hidden_bias=hidden_bias, output_bias=output_bias)
-    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[one_call]))
+    batches = list(batches_of(33, 6, 4, torch.float64, STEPS[backend]))
     mine = [None if p is None else p.clone() for p in t]
     p = in_order(mine)
     hyper = [[LAMBDA / 100 * (q.dim() == 2), lr / 10, 0.01, 0.9, 0.99, 1e-6] for q, lr in zip(p, RATES, strict=False)]
@@ -357,7 +403,7 @@ def test_a_thousand_steps_of_adam(one_call, decoupled, clip_norm, hidden_bias, o
 
     state = assert_trained_alike(p, t, batches, "silu", optimizer, clip_norm, values)
     for i, torch_state in enumerate(state):
-        assert step[i] == torch_state["step"] == STEPS[one_call]
+        assert step[i] == torch_state["step"] == STEPS[backend]
         torch.testing.assert_close(m[i], torch_state["exp_avg"], rtol=1e-8, atol=1e-9)
         torch.testing.assert_close(v[i], torch_state["exp_avg_sq"], rtol=1e-8, atol=1e-9)
 
@@ -387,15 +433,13 @@ def unchanged(tensors, copies):
     return all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
 
 
+@on_cpu
 @pytest.mark.parametrize("bad", [4, -1, 2**40])
-def test_a_bad_label_leaves_everything_as_it_was(bad, one_call):
-    """On CUDA by an assertion in the kernel, like torch's: the update, which comes after it, is never run."""
+def test_a_bad_label_leaves_everything_as_it_was(bad):
     x, *p = net(40, 7, 19, 4)
     y = targets("cross_entropy", 40, 4)
     y[37] = bad
     message = f"y must hold labels in \\[0, 4\\) or -100; got {bad} at row 37"
-    if one_call == "cuda_on_cpu":
-        message = r"device-side assert: .*y must hold labels in \[0, q\)"
     state = [[torch.ones_like(q) for q in p] for _ in range(2)]
     step = [torch.tensor(3.0) for _ in p]
     grads = [torch.ones_like(q) for q in p]
@@ -409,6 +453,18 @@ def test_a_bad_label_leaves_everything_as_it_was(bad, one_call):
     with pytest.raises(RuntimeError, match=message):
         kernels.objective_adam_(x, y, None, *p, None, "relu", CE, 0.1, *state, step, adam, 1.0, False)
     assert unchanged(everything, copies)
+
+
+@on_cuda
+def test_a_bad_label_ends_in_a_device_assert_before_anything_is_written():
+    x, *p = net(40, 7, 19, 4)
+    y = targets("cross_entropy", 40, 4)
+    y[37] = 4
+    copies, momentum = [q.clone() for q in p], [torch.ones_like(q) for q in p]
+    hyper = torch.full((4, 4), 0.1, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"device-side assert: .*y must hold labels in \[0, q\)"):
+        kernels.objective_sgd_(x, y, None, *p, None, "relu", CE, 0.1, momentum, hyper, 1.0, False)
+    assert unchanged(p, copies) and all((buffer == 1).all() for buffer in momentum)
 
 
 @pytest.mark.parametrize(
@@ -453,36 +509,39 @@ def test_a_normalizer_is_positive_and_a_means(loss, normalizer):
         gradient(t[0], y, *t[1:], "relu", loss, normalizer=normalizer)
 
 
-def test_which_tensors_it_takes(one_call):
-    x, everything = torch.ones(2, 3), one_call == "compiled"
-    assert kernels.has_one_call(x, 5, 4) and kernels.has_one_call(x.double(), 5, 4)
-    assert not kernels.has_one_call(x.bfloat16(), 5, 4)
-    assert not kernels.has_one_call(x.to("meta"), 5, 4)
-    assert kernels.has_one_call(torch.ones(2, 128), 128, 128)
-    assert kernels.has_one_call(torch.ones(2, 64).double(), 64, 64)
-    for wide in (torch.ones(2, 129), torch.ones(2, 65).double()):
-        assert kernels.has_one_call(wide, 5, 4) == kernels.has_one_call(x.to(wide.dtype), 129, 4) == everything
-    if not everything:
-        with pytest.raises(
-            RuntimeError, match=r"objective_gradient_: the net must be small enough.* got d, h, q = 129"
-        ):
-            gradient(
-                *(t := net(2, 129, 5, 4, torch.float32))[:1],
-                targets("mse", 2, 4, torch.float32),
-                *t[1:],
-                "relu",
-                Loss("mse"),
-            )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_which_nets_are_taken(compiled, dtype):
+    x = torch.ones(1, 2, dtype=dtype)
+    assert kernels.has_forward(x) and kernels.has_one_call(x, 1000, 1000)
+    for no in (x.bfloat16(), x.to("meta")):
+        assert not kernels.has_forward(no) and not kernels.has_one_call(no, 3, 2)
+    assert compiled.fits_one_call(x, 1000, 1000) and not compiled.fits_one_call(x.bfloat16(), 3, 2)
+
+
+@on_cuda
+def test_which_nets_cuda_takes():
+    """Those whose layers have registers, and whose weights fit in 227 KiB."""
+    fits = _dispatch._cpu.fits_one_call
+    for dtype in (torch.float32, torch.float64):
+        most = most_columns(dtype)
+        assert fits(torch.ones(1, most, dtype=dtype), most, most)
+        assert not fits(torch.ones(1, most + 1, dtype=dtype), most, most)
+        x = torch.ones(1, 5, dtype=dtype)
+        assert not fits(x, most + 1, 3) and not fits(x, 3, most + 1)
+        assert not fits(x[:, :0], 3, 2) and not fits(x, 3, 0) and not fits(x, 0, 3)
+    assert not fits(torch.ones(1, 5).bfloat16(), 3, 2)
+    t, y = net(3, 129, 5, 2, dtype=torch.float32), targets("cross_entropy", 3, 2)
+    with pytest.raises(RuntimeError, match="objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
+        gradient(t[0], y, *t[1:], "relu", CE)
 
 
 # -------------------------------------------------------------------------------------------------------------- opcheck
 
 
+@on_cpu
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("biased", [True, False], ids=["biases", "no_biases"])
-def test_opcheck(compiled, one_call, loss, biased):
-    if one_call != "compiled":
-        pytest.skip("registered for the devices that they are for")
+def test_opcheck(compiled, loss, biased):
     x, *p = net(5, 3, 7, 2, torch.float32, biased, biased)
     y, code = targets(loss, 5, 2, torch.float32), LOSSES.index(loss)
     common = (x, y, torch.rand(5), *p, torch.rand(2) if code == 0 else None, 6, code, 0.0, -100, True, 0.1)
@@ -497,7 +556,8 @@ def test_opcheck(compiled, one_call, loss, biased):
     check(compiled.objective_adam_.default, (*common, *state, step, hyper, 1.0, True))
 
 
-def test_every_activation_has_its_kernel(with_forward):
+@on_cpu
+def test_every_activation_has_its_kernel():
     """z = h₁ = 1 through identity weights: o is φ(z) itself, for each code."""
     z = torch.tensor([[-1.5, 0.5, 25.0]], dtype=torch.float64)
     one = torch.eye(3, dtype=torch.float64)
@@ -532,7 +592,7 @@ def test_a_bound_step_is_the_step(kind):
     assert not torch.equal(results[0][3], start[0])
 
 
-def test_a_bound_step_checks_and_ends(one_call):
+def test_a_bound_step_checks_and_ends(backend):
     x, *p = net(4, 3, 5, 2, dtype=torch.float32)
     hyper = torch.zeros(4, 4, dtype=torch.float64)
     step = kernels.bind_sgd(*p, None, "relu", Loss("cross_entropy"), 0.0, [], hyper, math.inf, False)
@@ -540,14 +600,15 @@ def test_a_bound_step_checks_and_ends(one_call):
         step(torch.zeros(4, 7), torch.zeros(4, dtype=torch.int64))
     number = step._number
     del step
-    if one_call != "compiled":
-        return  # unbind is the extension's, whose steps these are not
+    if backend == "cuda_on_cpu":
+        return
     with pytest.raises(RuntimeError, match=f"no step was bound by the number {number}"):
         kernels.BoundStep(_dispatch._cpu, number)(x, torch.zeros(4, dtype=torch.int64))
 
 
+@on_cpu
 @pytest.mark.parametrize("q", [10, 40])
-def test_sums_do_not_depend_on_the_number_of_threads(q, with_forward):
+def test_sums_do_not_depend_on_the_number_of_threads(q):
     """Those between torch's products; db1 follows from the first of them."""
     t, y = net(1000, 300, 120, q, dtype=torch.float32), targets("cross_entropy", 1000, q)
     threads, results = torch.get_num_threads(), []

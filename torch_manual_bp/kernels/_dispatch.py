@@ -105,6 +105,11 @@ def kernels_for(tensor: Tensor) -> Any:
     return fallback
 
 
-def compiled_for(tensor: Tensor) -> Any:
+def compiled_kernels(tensor: Tensor) -> Any:
     """The ops compiled for this tensor's device, among them those that have no fallback; or None."""
     return _cpu if tensor.is_cpu else _cuda if tensor.is_cuda else None
+
+
+def cpu_kernels() -> Any:
+    """The ops compiled for the CPU, among them those that exist nowhere else; or None."""
+    return _cpu

@@ -93,11 +93,6 @@ def _(target: Tensor, classes: int, ignore_index: int) -> Tensor:
     return target.new_empty(())
 
 
-@register_fake("torch_manual_bp::fits_one_call")
-def _(x: Tensor, h: int, q: int) -> bool:
-    return False
-
-
 @register_fake("torch_manual_bp::mlp_forward")
 def _(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: int) -> Tensor:
     return x.new_empty((x.shape[0], w2.shape[0]))

@@ -1,12 +1,17 @@
 """A net's forward pass, the gradient of its objective, or a whole training step, in one call.
 
-On the CPU one thread does it all for nets so small that calls would cost more than arithmetic (csrc/cpu/small_net.h,
+On the CPU, for nets so small that calls would cost more than arithmetic, one thread does it all (csrc/cpu/small_net.h,
 which says up to what size); for larger ones torch's matrix products do, over the whole batch, with the kernels of
-`bias_act_`, `dact_` and the losses between them. On CUDA one kernel makes the gradient, with the weights in shared
-memory (csrc/cuda/small_net.cuh), and one the update; larger nets have no call there. What can fail (a shape, a label on
-the CPU) fails before anything is written.
+`bias_act_`, `dact_` and the losses between them. What can fail (a label that is no class, a shape) fails before
+anything is written.
 
-These ops are compiled, in float32 and float64; `has_one_call` asks. They have no fallback.
+On CUDA a net is taken whose weights fit in a block's shared memory, in two launches, three with clipping: its rows in
+chunks, whose sums are added up in a fixed order by the launch that updates (csrc/cuda/small_net.cuh). Nothing waits for
+the device, and a stream that is being captured takes it all. That this beats a CUDA graph of the single steps was
+reasoned, not measured: it needs no static inputs, no warm-up and no replay. Labels that are no class end in a device
+assert.
+
+These ops are compiled, for float32 and float64; `has_one_call` and `has_forward` ask. They have no other backend.
 Parameters come in the order w1, b1, w2, b2, absent biases left out. J is that of the parameters as they were.
 """
 
@@ -18,28 +23,30 @@ import torch
 from torch import Tensor
 
 from ..equations import Loss
-from ._dispatch import compiled_for
+from ._dispatch import compiled_kernels, cpu_kernels
 from .codes import CODES, LOSS_CODES
 
 Maybe = Tensor | None
 Tensors = Sequence[Tensor]
 
 
-def has_one_call(x: Tensor, h: int, q: int) -> bool:
-    """Whether there is a gradient, and a step, in one call for x (B,d) and a net of these widths."""
-    compiled = compiled_for(x)
-    return compiled is not None and compiled.fits_one_call is not None and compiled.fits_one_call(x, h, q)
+_TYPES = (torch.float32, torch.float64)
+
+
+def has_one_call(x: Tensor, hidden: int, outputs: int) -> bool:
+    """Whether a net of x's columns, with layers so wide, has its gradient and its steps in one call."""
+    ops = compiled_kernels(x)
+    return ops is not None and x.dtype in _TYPES and (x.is_cpu or ops.fits_one_call(x, hidden, outputs))
 
 
 def has_forward(x: Tensor) -> bool:
-    """Whether there is an `mlp_forward` for tensors like x."""
-    compiled = compiled_for(x)
-    return compiled is not None and compiled.mlp_forward is not None and x.dtype in (torch.float32, torch.float64)
+    """Whether `mlp_forward` takes tensors like x."""
+    return x.is_cpu and cpu_kernels() is not None and x.dtype in _TYPES
 
 
 def mlp_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:
     """``o = φ(x w1ᵀ + 1 b1ᵀ) w2ᵀ + 1 b2ᵀ`` (B,q)."""
-    return compiled_for(x).mlp_forward(x, w1, b1, w2, b2, CODES[activation])
+    return cpu_kernels().mlp_forward(x, w1, b1, w2, b2, CODES[activation])
 
 
 def objective_gradient_(
@@ -76,7 +83,7 @@ def objective_gradient_(
     Returns:
         J, 0-dim, in x's dtype.
     """
-    return compiled_for(x).objective_gradient_(
+    return compiled_kernels(x).objective_gradient_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, grad_scale, normalizer, add, dw1, db1, dw2, db2,
     )  # fmt: skip
@@ -92,7 +99,7 @@ def objective_sgd_(
     λ in J is weight_decay; in a parameter's gradient it is the penalty in its row of hyper, which the caller sets to λ
     for weights and 0 for biases. The other arguments are those of `objective_gradient_` and `sgd_`.
     """
-    return compiled_for(x).objective_sgd_(
+    return compiled_kernels(x).objective_sgd_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
@@ -107,7 +114,7 @@ def objective_adam_(
 
     λ as in `objective_sgd_`; the other arguments are those of `objective_gradient_` and `adam_`.
     """
-    return compiled_for(x).objective_adam_(
+    return compiled_kernels(x).objective_adam_(
         x, y, row_weight, w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing,
         loss.ignore_index, loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm,
         decoupled,
@@ -121,9 +128,9 @@ class BoundStep:
     the op takes.
     """
 
-    def __init__(self, compiled: Any, number: int) -> None:
-        self._number, self._op = number, compiled.step_bound_
-        weakref.finalize(self, _unbind, compiled.unbind, number).atexit = False
+    def __init__(self, ops: Any, number: int) -> None:
+        self._number, self._op = number, ops.step_bound_
+        weakref.finalize(self, _unbind, ops.unbind, number).atexit = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """J of the parameters as they were."""
@@ -141,12 +148,12 @@ def bind_sgd(
     weight_decay: float, momentum_buffer: Tensors, hyper: Tensor, clip_norm: float, nesterov: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_sgd_` of these."""
-    compiled = compiled_for(w1)
-    number = compiled.bind_sgd(
+    ops = compiled_kernels(w1)
+    number = ops.bind_sgd(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, momentum_buffer, hyper, clip_norm, nesterov,
     )  # fmt: skip
-    return BoundStep(compiled, number)
+    return BoundStep(ops, number)
 
 
 def bind_adam(
@@ -155,9 +162,9 @@ def bind_adam(
     decoupled: bool,
 ) -> BoundStep:  # fmt: skip
     """`objective_adam_` of these."""
-    compiled = compiled_for(w1)
-    number = compiled.bind_adam(
+    ops = compiled_kernels(w1)
+    number = ops.bind_adam(
         w1, b1, w2, b2, class_weight, CODES[activation], LOSS_CODES[loss.name], loss.label_smoothing, loss.ignore_index,
         loss.reduction == "mean", weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled,
     )  # fmt: skip
-    return BoundStep(compiled, number)
+    return BoundStep(ops, number)

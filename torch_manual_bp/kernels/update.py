@@ -80,7 +80,8 @@ def adam_(
         g: the gradients without penalty, each as its parameter.
         exp_avg: m, each as its parameter; updated.
         exp_avg_sq: v, likewise.
-        step: t of each parameter before this step, 0-dim float32 on the CPU; one more afterwards.
+        step: t of each parameter before this step, 0-dim float32, on the CPU or on its device; one more afterwards. What
+            a CUDA graph replays reads only those on the device.
         hyper: (P,6), float64, on the CPU: a row of `ADAM_COLUMNS` for each parameter.
         clip_norm: the largest norm; ∞: none.
         decoupled: AdamW.

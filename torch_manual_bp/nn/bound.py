@@ -20,7 +20,7 @@ from .. import kernels
 from ..autograd import state
 from ..training.gradient import Share
 from ..training.one_call import fits_one_call
-from ..training.optimizers import fused_rule, hooks_on_step, mark_stepped
+from ..training.optimizers import cannot_be_captured, fused_rule, hooks_on_step, mark_stepped
 from ..training.problem import Batch, Goal, Net
 from ..training.tiling import Tiling
 from .mlp import HOOKS, MLP
@@ -52,6 +52,7 @@ class Bound:
             (objective._modules, "mlp", mlp),
             (objective._buffers, "class_weight", objective._buffers["class_weight"]),
             (self.objective, "loss", goal.loss),
+            (self.objective, "validate", objective.validate),
             (mlp._modules, "fc1", mlp.fc1),
             (mlp._modules, "fc2", mlp.fc2),
             (mlp.__dict__, "activation", mlp.activation),
@@ -140,6 +141,8 @@ class BoundStep(Bound):
         """J before the step; None where something is no longer as it was."""
         if optimizer is not self.optimizer or not self.holds(x, y) or not self._optimizer_holds():
             return None
+        if self.counted and cannot_be_captured(self.parameters, self.counted):  # said by the whole way
+            return None
         try:
             J = self.step(x, y)
         except RuntimeError:  # what does not fit is told by the whole way
@@ -170,6 +173,7 @@ class BoundStep(Bound):
             w1, b1, w2, b2, self.goal.class_weight, self.phi, self.loss, self.weight_decay,
             *rule.states, rule.hyper(self.weight_decay), self.clip, rule.flag,
         )  # fmt: skip
+        self.counted = {step.device for step in rule.states[2]} if rule.kind == "adam" else set()
         self.groups = [tuple(group["params"]) for group in optimizer.param_groups]
         self.numbers = [list(group.values()) for group in optimizer.param_groups]
         self.state = optimizer.state
@@ -220,7 +224,12 @@ def _one_call(
     objective: nn.Module, net: Net, goal: Goal, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share,
     parameters: dict[str, nn.Parameter],
 ) -> bool:  # fmt: skip
-    """Whether one call does it, on the tensors themselves: no copy of class weights, no parameter in two places."""
+    """Whether one call does it, on the tensors themselves: no copy of class weights, no parameter in two places.
+
+    Labels on an accelerator are not looked at in that call, so where they are to be, each call goes the whole way.
+    """
+    if objective.validate and goal.loss.takes_classes and not batch.x.is_cpu:
+        return False
     every = sum(parameter is not None for parameter in net[:4])
     distinct = len(set(map(id, parameters.values()))) == every
     return (

@@ -1,4 +1,4 @@
-"""Batches of one tile: gradient, or gradient and update, in one call of the extension.
+"""Batches of one tile, on the CPU or of a small net on CUDA: gradient, or gradient and update, in one call.
 
 Where a net is small, Python and dispatch are most of a step, so nothing is done here that need not be done each time.
 """
@@ -19,8 +19,9 @@ def fits_one_call(net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, shar
     """Whether the batch is one tile, in one dtype, of one process, where there are ops for it."""
     return (
         is_one_tile(net, batch, tile) and share.group is None
-        and dtype is net.w1.dtype and batch.x.dtype is dtype and kernels.has_one_call(batch.x, *net.w2.shape[::-1])
+        and dtype is net.w1.dtype and batch.x.dtype is dtype
         and all(parameter is None or parameter.is_contiguous() for parameter in net[:4])
+        and kernels.has_one_call(batch.x, net.w1.shape[0], net.w2.shape[0])
     )  # fmt: skip
 
 

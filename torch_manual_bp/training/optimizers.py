@@ -16,8 +16,9 @@ from torch.optim import optimizer as _module
 from .. import kernels
 from .problem import Net
 
+_CPU = torch.device("cpu")
 _SINGLE = (torch.float32, torch.float64)
-_NOT_FUSED = ("maximize", "differentiable", "capturable", "amsgrad")
+_NOT_FUSED = ("maximize", "differentiable", "amsgrad")
 
 
 Numbers = list[tuple[float, ...]]
@@ -100,9 +101,12 @@ def hooks_on_step(optimizer: Optimizer) -> list[Mapping[Any, Any]]:
 def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rule | None:
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
-    SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place; and
-    16-bit parameters only with plain SGD.
+    SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``,
+    ``differentiable``, ``capturable`` elsewhere than on CUDA, dampening, a learning rate that is a tensor, hooks on
+    ``step`` or another in its place; and 16-bit parameters only with plain SGD.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and Adam counts its steps on the CPU.
     """
     if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
         return None
@@ -111,6 +115,9 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
         return None
     groups = [_group_of(optimizer, parameter) for parameter in parameters.values()]
     if any(group.get(flag) for group in groups for flag in _NOT_FUSED):
+        return None
+    on_cuda = all(parameter.is_cuda for parameter in parameters.values())
+    if any(group.get("capturable") for group in groups) and not on_cuda:
         return None
     return (_sgd if type(optimizer) is SGD else _adam)(optimizer, parameters, groups)
 
@@ -145,17 +152,39 @@ def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: lis
         return None
     if torch.get_default_dtype() == torch.float64:  # the step counter would be one, too
         return None
-    for parameter in parameters.values():
+    counted = [_counted_on(optimizer, *item) for item in zip(parameters.values(), groups, strict=True)]
+    if cannot_be_captured(parameters.values(), counted):
+        raise RuntimeError(
+            f"step: {type(optimizer).__name__} counts its steps on the CPU, where a CUDA graph, which is being captured, "
+            "would not count on; construct the optimizer with capturable=True"
+        )
+    for parameter, device in zip(parameters.values(), counted, strict=True):
         state = optimizer.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     states = [optimizer.state[parameter] for parameter in parameters.values()]
     lists = tuple([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    if any(step.device.type != "cpu" or step.dtype is not torch.float32 for step in lists[2]):
+    if any(step.dtype is not torch.float32 for step in lists[2]):
+        return None
+    if any(device not in (_CPU, p.device) for p, device in zip(parameters.values(), counted, strict=True)):
         return None
     return Rule("adam", decoupled.pop(), parameters, numbers, lists)
+
+
+def _counted_on(optimizer: Optimizer, parameter: nn.Parameter, group: dict[str, Any]) -> torch.device:
+    """Where Adam counts the steps of a parameter, or would: as torch has it."""
+    state = optimizer.state[parameter]
+    if state:
+        return state["step"].device
+    return parameter.device if group["capturable"] or group["fused"] else _CPU
+
+
+def cannot_be_captured(parameters: Iterable[nn.Parameter], counted: Iterable[torch.device]) -> bool:
+    """Whether a CUDA graph is being captured that would replay a step without counting it."""
+    on_cuda = any(parameter.is_cuda for parameter in parameters)
+    return on_cuda and _CPU in counted and torch.cuda.is_current_stream_capturing()
 
 
 def _all_single(parameters: Mapping[str, nn.Parameter]) -> bool:

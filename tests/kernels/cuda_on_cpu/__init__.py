@@ -90,11 +90,9 @@ def kernels(folder: Path) -> SimpleNamespace:
 
 
 def _redispatched(name: str):
-    op = getattr(torch.ops.torch_manual_bp, name).default
-    if name == "unbind":  # it has no tensors, hence no device; the extension's own, which knows none of these steps
-        return op
     if not _has_cuda_kernel(name):
         return getattr(fallback, name, None)
+    op = getattr(torch.ops.torch_manual_bp, name).default
 
     def call(*arguments):
         return op.redispatch(_CUDA, *arguments)

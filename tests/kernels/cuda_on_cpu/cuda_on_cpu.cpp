@@ -12,8 +12,8 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace tmb::cuda {
-__shared__ __align__(16) unsigned char dynamic_shared[cuda_on_cpu::kMostShared];
+namespace tmb {
+alignas(16) __shared__ unsigned char dynamic_shared[cuda_on_cpu::kMostShared];
 }
 
 namespace cuda_on_cpu {
@@ -122,7 +122,7 @@ void run_warp(unsigned first) {
   }
 }
 
-void run_block() {
+void run_block(const std::string& shared) {
   for (unsigned i = 0; i < count; ++i) {
     start(i);
   }
@@ -162,7 +162,7 @@ Storage shared_memory() {
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* data) {
         auto& storage = *static_cast<Storage*>(data);
-        char* const own = reinterpret_cast<char*>(tmb::cuda::dynamic_shared);
+        char* const own = reinterpret_cast<char*>(tmb::dynamic_shared);
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           char* const start = static_cast<char*>(info->dlpi_tls_data);
           const size_t bytes = info->dlpi_phdr[i].p_memsz;
@@ -203,7 +203,7 @@ void run(const cudaLaunchConfig_t& how, Thread thread, const void* kernel) {
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = dim3(x, y, z);
         std::memset(shared.start, 0xff, shared.bytes);
-        run_block();
+        run_block("");
         if (!error.empty()) {
           throw std::runtime_error("cuda_on_cpu: block " + std::to_string(x) + "," + std::to_string(y) + ": " + error);
         }

@@ -61,15 +61,16 @@ def adam_(
         raise ValueError(f"adam_: step must hold {len(p)} float32 tensors of one number, got {list(step)}")
     for i, gradient in enumerate(_clipped(p, g, rows, clip_norm)):
         _, lr, weight_decay, beta1, beta2, eps = rows[i]
-        steps = step[i].item() + 1
+        # a counter on an accelerator is not waited for: with it, what follows are tensors
+        steps = step[i].item() + 1 if step[i].device.type == "cpu" else step[i] + 1
         if decoupled:
             p[i].mul_(1 - lr * weight_decay)
         else:
             gradient = gradient.add(p[i], alpha=weight_decay)
         exp_avg[i].lerp_(gradient, 1 - beta1)
         exp_avg_sq[i].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = exp_avg_sq[i].sqrt().div_(math.sqrt(1 - beta2**steps)).add_(eps)
-        p[i].addcdiv_(exp_avg[i], root, value=-lr / (1 - beta1**steps))
+        root = exp_avg_sq[i].sqrt().div_((1 - beta2**steps) ** 0.5).add_(eps)
+        p[i].sub_(exp_avg[i].div(root).mul_(lr / (1 - beta1**steps)))
         step[i].fill_(steps)
 
 

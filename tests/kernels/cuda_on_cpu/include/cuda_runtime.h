@@ -22,7 +22,7 @@
 #define __launch_bounds__(...)
 #define __shared__ thread_local  // one block at a time; all of it lies in one piece, the library's thread-local storage
 #define __restrict__ __restrict
-#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __align__(bytes) alignas(bytes)
 #define __syncthreads() ::cuda_on_cpu::barrier(__FILE__, __LINE__)
 #define __syncwarp(...) ::cuda_on_cpu::exchange(0xffffffffu, 0, 0, __FILE__, __LINE__)
 #define __shfl_xor_sync(mask, value, lanes) ::cuda_on_cpu::shuffle(mask, value, ::cuda_on_cpu::lane() ^ (lanes), __FILE__, __LINE__)
@@ -50,7 +50,6 @@ struct cudaLaunchConfig_t {
 };
 
 enum cudaError_t : int { cudaSuccess = 0 };
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
 
@@ -95,16 +94,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* how, void (*kernel)(Par
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
   return cudaSuccess;
 }
 
