@@ -484,6 +484,17 @@ def test_default_dtype_of_float64():
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("name", ["SGD", "momentum"])
+def test_a_default_device_is_for_what_the_user_makes(name):
+    """The numbers that a kernel reads on the CPU stay there."""
+    ours, torchs = twins(OPTIMIZERS[name])
+    for x, y in batches(3):
+        with torch.device("meta"):
+            ours[0].step(x, y, ours[1], tile_rows=3)
+        usual_step(torchs[0], x, y, torchs[1])
+    assert_same_training(ours, torchs)
+
+
 class Remembers(SGD):
     """Keeps the gradient itself, without a copy, as `state` of its own."""
 

@@ -89,7 +89,7 @@ class Rule(NamedTuple):
         """The numbers of each parameter, one row each, behind its penalty."""
         of_weights = {"w1": penalty, "w2": penalty}
         rows = [(of_weights.get(n, 0.0), *more) for n, more in zip(self.parameters, self.numbers, strict=True)]
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu")  # where the kernels read it, whatever the default
 
 
 def hooks_on_step(optimizer: Optimizer) -> list[Mapping[Any, Any]]:
