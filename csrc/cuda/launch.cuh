@@ -40,6 +40,12 @@ inline unsigned blocks(int64_t items, int64_t items_per_block) {
   return static_cast<unsigned>(ceil_div(items, items_per_block));
 }
 
+// Calls f with std::true_type or std::false_type.
+template <typename F>
+void with_bool(bool condition, F&& f) {
+  condition ? f(std::true_type()) : f(std::false_type());
+}
+
 // kernel<<<grid, block, shared bytes, stream>>>(arguments…), checked.
 template <typename... Parameters, typename... Arguments>
 void run(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
