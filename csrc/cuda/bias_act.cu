@@ -24,14 +24,12 @@ __global__ void __launch_bounds__(kThreads) bias_act_octets(Arguments<T> a, Octe
   C b[8];
   get_bias<kWhole>(a.bias, octets, walk.column, b);
   Vector<T, 8> z[kAtOnce];
-#pragma unroll
   for (int u = 0; u < kAtOnce; ++u) {
     const int64_t at = walk.offset + u * walk.stride;
     if (at < octets.size) {
       z[u] = get<kWhole>(a.z + at, walk.length(octets, at));
     }
   }
-#pragma unroll
   for (int u = 0; u < kAtOnce; ++u) {
     const int64_t at = walk.offset + u * walk.stride;
     if (at >= octets.size) {
@@ -72,7 +70,7 @@ void launch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activatio
   const Arguments<T> a{const_data<T>(z), const_data<T>(bias), keep ? data<T>(z) : nullptr, mask, data<T>(h)};
   constexpr int walk = kOctetsAtOnce<T, 1>;
   const bool flat = a.bias == nullptr && mask == nullptr;
-  const Octets octets = flat ? Octets::flat(z.numel(), walk, kNoLimit) : Octets(z.size(0), z.size(1), walk, kNoLimit);
+  const Octets octets = flat ? Octets::flat(z.numel(), walk) : Octets(z.size(0), z.size(1), walk);
   const int64_t run_length = flat ? z.numel() : z.size(1);
   with_bool(holds_vectors<8>(a.z, run_length) && holds_vectors<8>(a.bias, run_length) &&
                 holds_vectors<8>(a.h, run_length),

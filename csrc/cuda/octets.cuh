@@ -24,7 +24,7 @@ constexpr int kBytesUnderWay = 64;
 template <typename T, int kMatrices>
 constexpr int kOctetsAtOnce = std::max<int>(1, kBytesUnderWay / (kMatrices * sizeof(Vector<T, 8>)));
 
-constexpr int64_t kNoLimit = int64_t(1) << 40;  // of blocks
+constexpr int64_t kNoLimit = int64_t(1) << 40;
 
 struct Octets {
   int64_t rows, columns, size;
@@ -33,8 +33,9 @@ struct Octets {
   unsigned strips;             // blocks beside each other
   int64_t chunk_rows;          // rows of a block's walk, which are dealt to its threads in turn
 
-  // The walk is of least_walk rows a thread at least, more where there would be more than max_blocks blocks.
-  Octets(int64_t rows, int64_t columns, int least_walk, int64_t max_blocks)
+  // A thread walks least_walk rows at least, more where there would be more than max_chunks chunks, but no chunk has more
+  // than max_rows rows.
+  Octets(int64_t rows, int64_t columns, int least_walk, int64_t max_chunks = kNoLimit, int64_t max_rows = kNoLimit)
       : rows(rows), columns(columns), size(rows * columns), per_row(ceil_div(columns, 8)), block_rows(kThreads) {
     strips = static_cast<unsigned>(ceil_div(per_row, kWarp));
     lanes = static_cast<unsigned>(ceil_div(per_row, strips));
@@ -42,14 +43,13 @@ struct Octets {
       block_rows /= 2;
     }
     const int64_t least = int64_t(block_rows) * least_walk;
-    const int64_t chunks_wanted = std::max<int64_t>(1, max_blocks / strips);
-    chunk_rows = ceil_div(std::max(least, ceil_div(rows, chunks_wanted)), least) * least;
+    chunk_rows = std::max(least, std::min(ceil_div(ceil_div(rows, max_chunks), least) * least, max_rows));
   }
 
   // A matrix whose elements do not know their column, as one of 256 columns: its last row may be shorter.
-  static Octets flat(int64_t size, int least_walk, int64_t max_blocks) {
+  static Octets flat(int64_t size, int least_walk, int64_t max_chunks = kNoLimit) {
     constexpr int64_t columns = 8 * kWarp;
-    Octets octets(ceil_div(size, columns), columns, least_walk, max_blocks);
+    Octets octets(ceil_div(size, columns), columns, least_walk, max_chunks);
     octets.size = size;
     return octets;
   }

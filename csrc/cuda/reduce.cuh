@@ -37,4 +37,21 @@ __device__ C reduce(C x, Op op) {
   return x;
 }
 
+// The same over a block of up to kThreads threads of any shape, warps not full included; only its first thread has the
+// result.
+template <typename Op, typename C>
+__device__ C reduce_block(C x, Op op) {
+  __shared__ C part[kThreads];
+  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x * blockDim.y);
+  part[thread] = x;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half && thread + half < threads) {
+      part[thread] = op(part[thread], part[thread + half]);
+    }
+  }
+  return part[thread];
+}
+
 }  // namespace tmb
