@@ -101,6 +101,11 @@ inline Activation check_dact(const char* op, const Tensor& dh, const Tensor& sav
   return a;
 }
 
+inline void check_scaled(const char* op, const Tensor& g, const Tensor& factor) {
+  check_matrix(op, "g", g);
+  check_beside(op, "factor", factor, {}, wide_type(g.scalar_type()), g);
+}
+
 inline void check_targets(const char* op, const Tensor& o, const MaybeTensor& bias, const Tensor& target,
                           const MaybeTensor& row_weight) {
   check_matrix(op, "o", o);

@@ -11,6 +11,7 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
   m.def("act            (Tensor z, int activation) -> Tensor");
   m.def("dact_          (Tensor(a!) dh, Tensor saved, int activation, int kind) -> ()");
   m.def("dact_bias_grad_(Tensor(a!) dh, Tensor saved, int activation, int kind) -> Tensor");
+  m.def("scaled         (Tensor g, Tensor factor) -> Tensor");
   m.def("cross_entropy_ (Tensor(a!) o, Tensor? bias, Tensor target, Tensor? class_weight, Tensor? row_weight,"
         "                float label_smoothing, int ignore_index, bool mean) -> (Tensor, Tensor)");
   m.def("class_statistics_(Tensor o, Tensor? bias, Tensor target, Tensor? class_weight, int first_class,"
@@ -43,6 +44,8 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
         "                bool decoupled) -> Tensor");
   m.def("sgd_           (Tensor(a!)[] p, Tensor[] g, Tensor(b!)[] momentum_buffer, Tensor hyper, float clip_norm,"
         "                bool nesterov) -> ()");
+  m.def("sgd_products_  (Tensor(a!) w1, Tensor(b!)? b1, Tensor(c!) w2, Tensor(d!)? b2, Tensor x, Tensor h, Tensor g,"
+        "                Tensor dz, Tensor? db1, Tensor? db2, Tensor hyper, float factor) -> ()");
   m.def("adam_          (Tensor(a!)[] p, Tensor[] g, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!)[] step,"
         "                Tensor hyper, float clip_norm, bool decoupled) -> ()");
   // the step of w1, b1, … by a number, until it is unbound; step_bound_ writes what bind_ was given

@@ -59,6 +59,15 @@ inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shap
   return Tensor(handle);
 }
 
+// The matrix read the other way round.
+inline Tensor transposed(const Tensor& matrix) {
+  const int64_t sizes[2] = {matrix.size(1), matrix.size(0)}, strides[2] = {matrix.stride(1), matrix.stride(0)};
+  AtenTensorHandle view = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(matrix.get(), 2, sizes, strides, matrix.storage_offset(), &view));
+  return Tensor(view);
+}
+
 template <typename T>
 T* data(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());

@@ -9,14 +9,6 @@
 namespace tmb {
 namespace {
 
-Tensor transposed(const Tensor& matrix) {
-  const int64_t sizes[2] = {matrix.size(1), matrix.size(0)}, strides[2] = {matrix.stride(1), matrix.stride(0)};
-  AtenTensorHandle view = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(matrix.get(), 2, sizes, strides, matrix.storage_offset(), &view));
-  return Tensor(view);
-}
-
 Tensor product(const Tensor& a, const Tensor& b) {
   Tensor out = new_tensor(a, {a.size(0), b.size(1)}, a.scalar_type());
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));

@@ -1,19 +1,9 @@
 // torch.optim's SGD, Adam and AdamW over some parameters in one pass, for gradients that are sums not yet scaled.
 #pragma once
 
-#include <cstdint>
+#include "../hyper.h"
 
 namespace tmb {
-
-// A row of `hyper`, in the order in which the ops take it.
-struct SgdHyper {
-  double penalty, lr, weight_decay, momentum;
-};
-struct AdamHyper {
-  double penalty, lr, weight_decay, beta1, beta2, eps;
-};
-template <typename Hyper>
-constexpr int64_t kHyperColumns = sizeof(Hyper) / sizeof(double);
 
 // A parameter: ∂J/∂p = scale · sum + penalty · p.
 template <typename T>

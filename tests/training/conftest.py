@@ -26,5 +26,5 @@ def way(request):
 @pytest.fixture
 def three_classes(monkeypatch):
     """Tiles of three classes, however few there are of them all."""
-    monkeypatch.setattr(tiling, "LOGITS_BYTES", 0)
-    monkeypatch.setattr(tiling, "CLASSES", 3)
+    small = {kind: limits._replace(logits=0, classes=3) for kind, limits in tiling.LIMITS.items()}
+    monkeypatch.setattr(tiling, "LIMITS", small)

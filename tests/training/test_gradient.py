@@ -5,7 +5,9 @@ import torch
 from autograd.reference import NAMES, assert_close
 
 import torch_manual_bp as tmb
+from torch_manual_bp import kernels
 from torch_manual_bp.equations import LOSSES
+from torch_manual_bp.training import gradient as gradient_module
 
 from .cases import BIASES, LAMBDA, TILES, batch, found, objective_of, untiled
 
@@ -105,6 +107,44 @@ def test_means_are_over_the_batch_and_not_over_the_tile(loss, options, row_weigh
 @with_options
 def test_options_with_classes_in_tiles(loss, options, row_weight, way, backend, three_classes):
     test_means_are_over_the_batch_and_not_over_the_tile(loss, options, row_weight, way, backend)
+
+
+@pytest.fixture
+def only_the_device_knows(monkeypatch):
+    """The number of rows stays a tensor, as on an accelerator, where looking at it would be a wait."""
+    number = gradient_module._summed_number
+
+    def of_device(n, device, group):
+        return torch.tensor(number(n, device, group), dtype=torch.float64) if isinstance(n, torch.Tensor) else n
+
+    monkeypatch.setattr(gradient_module, "_summed_number", of_device)
+    monkeypatch.setattr(kernels, "has_one_call", lambda *_: False)
+
+
+@with_row_weights
+@with_options
+def test_the_number_of_rows_may_stay_on_the_device(loss, options, row_weight, way, only_the_device_knows):
+    test_means_are_over_the_batch_and_not_over_the_tile(loss, options, row_weight, way, None)
+
+
+@with_row_weights
+@with_options_of_a_mean
+def test_parts_of_a_batch_whose_number_is_on_the_device(loss, options, row_weight, only_the_device_knows):
+    test_parts_of_a_batch_add_up_to_it(loss, options, row_weight)
+
+
+def test_no_row_on_the_device(way, only_the_device_knows):
+    for tile_rows in (3, 7):
+        test_every_row_ignored_is_a_nan_with_the_gradient_of_the_penalty(way, tile_rows)
+
+
+def test_a_scale_on_the_device(only_the_device_knows):
+    """0 as well: J is J, its gradient is 0."""
+    test_grad_scale_multiplies_the_gradient_and_not_J()
+    objective, (x, y) = objective_of(), batch()
+    J = objective.accumulate_grad(x, y, grad_scale=0.0)
+    assert_close([J], untiled(objective, x, y)[:1], TOLERANCE)
+    assert not any(p.grad.any() for p in objective.parameters())
 
 
 @pytest.mark.parametrize("tile_rows", [3, 7])

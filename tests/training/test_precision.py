@@ -17,7 +17,7 @@ THREE_TILES = 24
 NO_FLOAT16 = "ignore:torch_manual_bp. float16 matrix products"
 
 
-def of_tiles(way, activation, loss, weight_decay, autocast=False):
+def of_tiles(way, activation, loss, weight_decay, autocast=False, tile_rows=THREE_TILES):
     """J, dx and the gradients of w1, b1, w2 and b2 of an objective that holds these tensors."""
 
     def compute(t, y, do):
@@ -28,7 +28,7 @@ def of_tiles(way, activation, loss, weight_decay, autocast=False):
             p.data = value.detach()
         x = x.detach().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast and x.dtype == torch.float32):
-            J = way(tmb.Objective(mlp, loss, weight_decay), x, y, tile_rows=THREE_TILES)
+            J = way(tmb.Objective(mlp, loss, weight_decay), x, y, tile_rows=tile_rows)
         found = [J, x.grad, *(p.grad for p in mlp.parameters())]
         assert [g.dtype for g in found[1:]] == [t[0].dtype] * 5
         return found
@@ -51,6 +51,17 @@ def test_at_most_twice_eagers_error(activation, dtype, loss, way):
     ours = mean_square_errors(of_tiles(way, activation, loss, SMALL_LAMBDA), **SIZES, dtype=dtype, loss=loss)
     eager = of_eager(objective_composition(activation, loss, SMALL_LAMBDA))
     assert_at_most_twice(ours, mean_square_errors(eager, **SIZES, dtype=dtype, loss=loss), dtype, ("J", *NAMES))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_tile_rounds_a_gradient_once(activation, loss, way):
+    """Its sums are as short as the parameters are."""
+    ours, eager = (
+        of_tiles(way, activation, loss, SMALL_LAMBDA, tile_rows="auto"),
+        of_eager(objective_composition(activation, loss, SMALL_LAMBDA)),
+    )
+    errors = [mean_square_errors(f, **SIZES, dtype=torch.bfloat16, loss=loss) for f in (ours, eager)]
+    assert_at_most_twice(*errors, torch.bfloat16, ("J", *NAMES))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -83,6 +94,15 @@ def test_the_sum_over_many_tiles_is_longer_than_its_terms():
     objective.accumulate_grad(x, y, tile_rows=1)
     for p, true in zip(objective.parameters(), exact.parameters(), strict=True):
         assert (p.grad.double() - true.grad).norm() <= 2**-7 * true.grad.norm()
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce_with_logits"])
+def test_the_number_of_rows_is_not_rounded_to_the_targets_dtype(loss, way):
+    """1001 is none of bfloat16's numbers."""
+    objective, (x, y) = objective_of(loss=loss, dtype=torch.bfloat16), batch(loss, B=1001, dtype=torch.bfloat16)
+    J = objective(x, y).detach()
+    for tile_rows in (100, "auto"):
+        torch.testing.assert_close(way(objective, x, y, tile_rows=tile_rows), J, rtol=1e-5, atol=0)
 
 
 def test_float16_on_a_cpu_is_told_of_once():

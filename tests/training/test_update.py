@@ -119,6 +119,34 @@ def test_on_every_backend(name, clip_norm, backend):
     train(name, clip_norm, 5)
 
 
+def sixteen_bit_step(name, step):
+    """How far a step in bfloat16 leads from one in float64, parameter by parameter."""
+    exact = objective_of("gelu", d=32, h=48, q=16, weight_decay=0.01)
+    short = copy.deepcopy(exact).bfloat16()
+    exact.load_state_dict(short.state_dict())
+    x, y = batch(B=64, d=32, q=16)
+    x = x.bfloat16()
+    usual_step(exact, x.double(), y, OPTIMIZERS[name](exact.parameters()))
+    step(short, x, y, OPTIMIZERS[name](short.parameters()))
+    return [(p.double() - true).norm() for p, true in zip(short.parameters(), exact.parameters(), strict=True)]
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGD with weight decay", "momentum", "AdamW"])
+def test_bfloat16_parameters(name, backend):
+    """Plain SGD rounds a weight once, inside its product; torch rounds its gradient and the update."""
+    eager = sixteen_bit_step(name, usual_step)
+    for tile_rows in ("auto", 24):
+        ours = sixteen_bit_step(name, lambda o, x, y, opt, tile_rows=tile_rows: o.step(x, y, opt, tile_rows=tile_rows))
+        assert all(mine <= 2 * theirs for mine, theirs in zip(ours, eager, strict=True))
+
+
+def test_sgd_in_the_products_holds_no_gradient():
+    """bfloat16: z, in whose place h is, o, dh, and the biases' gradients in float32."""
+    objective, (x, y) = objective_of("relu", dtype=torch.bfloat16), batch(dtype=torch.bfloat16)
+    objective.step(x, y, SGD(objective.parameters(), 0.1))
+    assert objective.workspace_bytes == 2 * 7 * (6 + 4 + 6) + 4 * (6 + 4)
+
+
 @pytest.mark.parametrize(("name", "clip_norm"), [("SGD", None), ("AdamW", 1.0)])
 def test_a_thousand_steps(name, clip_norm):
     train(name, clip_norm, 1000, tile_rows=("auto",), weight_decay=0.01)

@@ -76,7 +76,8 @@ class Hidden:
     def dphi(self, like: Tensor) -> Tensor:
         """φ′(Z), in the shape and dtype of ``like``."""
         if self.kind == "mask":
-            one, slope = torch.tensor([1.0, self.phi.binary_slope], dtype=like.dtype, device=self.kept.device)
+            assert self.phi.binary_slope is not None
+            one, slope = like.new_ones(()), like.new_full((), self.phi.binary_slope)
             return torch.where(unpacked(self.kept, like.shape[1]), one, slope)
         return self.phi.dphi(self.kept) if self.kind == "z" else self._from_output.dphi(self.kept)
 

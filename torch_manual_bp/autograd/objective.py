@@ -78,7 +78,9 @@ class ObjectiveForward(Function):
 
 def scaled(G: Tensor, factor: Tensor) -> Tensor:
     """Factor · Ĝ, multiplied in float32 where Ĝ has a shorter dtype: the factor is not rounded to it first."""
-    return (pure.accurate(G) * factor).to(G.dtype)
+    if torch.is_grad_enabled() or state.is_wrapped(factor) or G.dtype.itemsize > 2:
+        return (pure.accurate(G) * factor).to(G.dtype)
+    return kernels.scaled(G, factor)  # without a float32 copy of the logits
 
 
 def _add_penalty(dw: Maybe, w: Maybe, dJ: Maybe, weight_decay: float) -> Maybe:

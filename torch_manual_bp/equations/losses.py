@@ -57,10 +57,13 @@ class Loss:
         """How many terms of a row a mean is taken over: one, or one for each of the q outputs."""
         return 1 if self.takes_classes else q
 
-    def normalizer(self, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:
-        """N = Σ_b r_b w_{y_b} over the rows that are not ignored, with w = 1 for losses without classes; 0-dim."""
+    def normalizer(self, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> float | Tensor:
+        """N = Σ_b r_b w_{y_b} over the rows that are not ignored, with w = 1 for losses without classes.
+
+        A number where no tensor needs to be read for it, else 0-dim.
+        """
         if not self.takes_classes:
-            return y.new_tensor(len(y)) if row_weight is None else row_weight.sum()
+            return float(len(y)) if row_weight is None else row_weight.sum()
         kept = y != self.ignore_index
         if class_weight is None:
             return kept.sum() if row_weight is None else (row_weight * kept).sum()
@@ -126,7 +129,7 @@ def _elementwise(loss: Loss, terms: Tensor, row_weight: Tensor | None) -> Tensor
     if loss.reduction == "sum":
         return total
     rows = terms.shape[0] if row_weight is None else row_weight.sum()
-    return total / (rows * terms.new_tensor(terms.shape[1]))
+    return total / (rows * terms.shape[1])
 
 
 def _mse(loss: Loss, o: Tensor, y: Tensor, class_weight: Tensor | None, row_weight: Tensor | None) -> Tensor:

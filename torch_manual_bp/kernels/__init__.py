@@ -25,7 +25,7 @@ from .one_call import (
     objective_gradient_,
     objective_sgd_,
 )
-from .update import adam_, sgd_
+from .update import adam_, sgd_, sgd_products_
 
 __all__ = [
     "BoundStep",
@@ -52,7 +52,9 @@ __all__ = [
     "objective_adam_",
     "objective_gradient_",
     "objective_sgd_",
+    "scaled",
     "sgd_",
+    "sgd_products_",
 ]
 
 
@@ -125,6 +127,16 @@ def dact_(dh: Tensor, saved: Tensor, activation: str, kind: str, bias_grad: bool
         return kernels_for(dh).dact_bias_grad_(dh, saved, code, kind_code)
     kernels_for(dh).dact_(dh, saved, code, kind_code)
     return None
+
+
+def scaled(g: Tensor, factor: Tensor) -> Tensor:
+    """``factor · g`` in a new tensor, multiplied in float32 at least.
+
+    Args:
+        g: (B,q), contiguous.
+        factor: 0-dim, on g's device, in float32 (float64 for g in float64): it is not rounded to g's dtype.
+    """
+    return kernels_for(g).scaled(g, factor)
 
 
 def cross_entropy_(

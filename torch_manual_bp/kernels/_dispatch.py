@@ -20,6 +20,7 @@ _OPS = (
     "act",
     "dact_",
     "dact_bias_grad_",
+    "scaled",
     "cross_entropy_",
     "class_statistics_",
     "class_loss",
@@ -36,6 +37,7 @@ _OPS = (
     "step_bound_",
     "unbind",
     "sgd_",
+    "sgd_products_",
     "adam_",
 )
 _NOTE = Path(__file__).parent.parent / "_no_extension.txt"  # written by setup.py where it could not compile

@@ -40,6 +40,11 @@ def _(dh: Tensor, saved: Tensor, activation: int, kind: int) -> Tensor:
     return dh.new_empty((dh.shape[1],))
 
 
+@register_fake("torch_manual_bp::scaled")
+def _(g: Tensor, factor: Tensor) -> Tensor:
+    return torch.empty_like(g)
+
+
 def _loss_and_scale(o: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if o.dtype == torch.float64 else torch.float32
     return o.new_empty((), dtype=dtype), o.new_empty((), dtype=dtype)
@@ -103,5 +108,5 @@ def _nothing(*arguments: object) -> None:
 
 for _op in ("objective_gradient_", "objective_sgd_", "objective_adam_"):
     register_fake(f"torch_manual_bp::{_op}", _value_of_a_step)
-for _op in ("sgd_", "adam_"):
+for _op in ("sgd_", "sgd_products_", "adam_"):
     register_fake(f"torch_manual_bp::{_op}", _nothing)

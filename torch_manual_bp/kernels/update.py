@@ -15,6 +15,7 @@ from . import fallback
 from ._dispatch import kernels_for
 
 Tensors = Sequence[Tensor]
+Maybe = Tensor | None
 
 SGD_COLUMNS = ("penalty", "lr", "weight_decay", "momentum")
 ADAM_COLUMNS = ("penalty", "lr", "weight_decay", "beta1", "beta2", "eps")
@@ -36,6 +37,34 @@ def sgd_(p: Tensors, g: Tensors, momentum_buffer: Tensors, hyper: Tensor, clip_n
     """
     if p:
         _ops(p[0]).sgd_(p, g, momentum_buffer, hyper, clip_norm, nesterov)
+
+
+def sgd_products_(
+    w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, x: Tensor, h: Tensor, g: Tensor, dz: Tensor, db1: Maybe, db2: Maybe,
+    hyper: Tensor, factor: float,
+) -> None:  # fmt: skip
+    """``W1 ← (1−η(λ+weight_decay)) W1 − η factor dZᵀX``, W2 with GᵀH likewise; ``b ← (1−η weight_decay) b − η db``.
+
+    Plain SGD, in the two products that would make the weights' gradients: there is no dW1 and no dW2.
+
+    Args:
+        w1: (h,d), contiguous as all others, in one dtype; updated.
+        b1: (h,), or None; updated.
+        w2: (q,h); updated.
+        b2: (q,), or None; updated.
+        x: (B,d).
+        h: (B,h).
+        g: (B,q), ∂L/∂O up to the factor.
+        dz: (B,h), ∂L/∂Z up to the factor.
+        db1: (h,), where there is a b1; in float32 or float64.
+        db2: (q,), likewise.
+        hyper: (P,4), float64, on the CPU: a row of `SGD_COLUMNS` for each parameter; λ is its penalty.
+        factor: of dZ and G, not of db1 and db2.
+
+    Raises:
+        ValueError, RuntimeError: something does not fit; nothing has been written.
+    """
+    kernels_for(w1).sgd_products_(w1, b1, w2, b2, x, h, g, dz, db1, db2, hyper, factor)
 
 
 def adam_(

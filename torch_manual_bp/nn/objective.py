@@ -316,7 +316,7 @@ def _rows_of_a_tile(op: str, tile_rows: int | str) -> int | None:
 
 
 def _tiling(op: str, net: Net, batch: Batch, dtype: torch.dtype, tile_rows: int | str) -> Tiling:
-    return tiling(len(batch.x), net.sizes, dtype.itemsize, _rows_of_a_tile(op, tile_rows))
+    return tiling(len(batch.x), net.sizes, dtype.itemsize, _rows_of_a_tile(op, tile_rows), net.w1.device)
 
 
 def _refuse_wrapped(mlp: MLP) -> None:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..equations import Activation
-from .gradient import Share, add_penalty, gradient
+from .gradient import Share, add_penalty, gradient, room
 from .one_call import fits_one_call, gradient_in_one_call
-from .problem import PARAMETERS, Batch, Goal, Maybe, Net, sum_dtype
+from .problem import PARAMETERS, Batch, Goal, Maybe, Net
 from .tiling import Tiling
 from .workspace import Workspace
 
@@ -23,16 +23,13 @@ def accumulate(
 
     All is computed before the first ``.grad`` is written.
     """
-    sums = {
-        f"d{name}": torch.empty_like(parameter, dtype=sum_dtype(parameter.dtype), memory_format=torch.contiguous_format)
-        for name, parameter in parameters.items()
-    }
+    sums = room(parameters, net, batch, tile, dtype, share)
     if x is None and fits_one_call(net, batch, tile, dtype, share):
         J = gradient_in_one_call(net, goal, batch, sums, share)
     else:
         if x is not None:
-            sums["dx"] = torch.empty_like(batch.x, dtype=dtype, memory_format=torch.contiguous_format)
-        J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+            sums |= room({"x": batch.x}, net, batch, tile, dtype, share)
+        J, penalty, *_ = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
         add_penalty(sums, net, penalty)
     for name, parameter in parameters.items():
         _add(parameter, sums[f"d{name}"])
@@ -57,16 +54,13 @@ class TiledObjective(Function):
         phi: Activation, goal: Goal, tile: Tiling, dtype: torch.dtype, workspace: Workspace, recorded: bool,
     ) -> Tensor:  # fmt: skip
         """J = L + λ/2 (‖W1‖² + ‖W2‖²), and ∂J/∂X of every X that needs it, where autograd records at all."""
-        net, given = Net(w1, b1, w2, b2, phi), {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2}
+        net = Net(w1, b1, w2, b2, phi)
+        given: Any = {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2}
         needs_gradient = zip(("x", "y", *PARAMETERS), ctx.needs_input_grad, strict=False)
         needed = [name for name, needs in needs_gradient if needs and recorded]
-        sums = {}
-        for name in needed:
-            like = given[name]
-            assert like is not None
-            longer = dtype if name == "x" else sum_dtype(like.dtype)
-            sums[f"d{name}"] = torch.empty_like(like, dtype=longer, memory_format=torch.contiguous_format)
-        J, penalty = gradient(net, goal, Batch(x, y, row_weight), sums, tile, dtype, workspace, Share())
+        batch, share = Batch(x, y, row_weight), Share()
+        sums = room({name: given[name] for name in needed}, net, batch, tile, dtype, share)
+        J, penalty, *_ = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
         add_penalty(sums, net, penalty)
         ctx.set_materialize_grads(False)
         ctx.inputs = {name: given[name] for name in needed}  # not saved: nothing is computed from them any more

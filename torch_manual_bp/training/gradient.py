@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..equations import ACTIVATIONS
-from . import tiling
-from .problem import PARAMETERS, Batch, Goal, Net, exact_dtype, sum_dtype
+from .problem import PARAMETERS, WEIGHTS, Batch, Goal, Maybe, Net, exact_dtype, sum_dtype
 from .steps import Steps, steps
 from .tiles import run_tiles
+from .tiling import Tiling
 from .workspace import Workspace
 
 _SHORT = (torch.bfloat16, torch.float16)
@@ -32,11 +32,53 @@ class Share(NamedTuple):
     group: "dist.ProcessGroup | None" = None
 
 
+class Gradient(NamedTuple):
+    """What a pass over the batch amounts to.
+
+    Attributes:
+        J: the objective, 0-dim.
+        penalty: the factor of W in ∂J/∂W, which is left to be added.
+        factor: what the products of ``left`` are to be multiplied with.
+        left: of a batch of one tile: x, h, g and dz, for products that are left to the update.
+    """
+
+    J: Tensor
+    penalty: float | Tensor
+    factor: float
+    left: Mapping[str, Maybe]
+
+
+def is_one_tile(net: Net, batch: Batch, tile: Tiling) -> bool:
+    """Whether nothing is cut."""
+    return len(batch.x) <= tile.rows and net.w2.shape[0] <= tile.classes
+
+
+def room(
+    wanted: Mapping[str, Tensor], net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share,
+    workspace: Workspace | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Tensors for the gradients of what is wanted, by symbol: x, w1, b1, w2, b2; new ones, or the workspace's.
+
+    Sums are longer than 16-bit products, except where there is nothing to add: one tile of one process makes a weight's
+    gradient in one product, which is rounded once, as autograd's is.
+    """
+    alone = is_one_tile(net, batch, tile) and share.group is None
+    made = {}
+    for name, like in wanted.items():
+        once = name == "x" or (alone and name in WEIGHTS and like.dtype is dtype)
+        longer = dtype if once else sum_dtype(like.dtype)
+        if workspace is None:
+            made[f"d{name}"] = torch.empty_like(like, dtype=longer, memory_format=torch.contiguous_format)
+        else:
+            made |= workspace.take({f"d{name}": tuple(like.shape)}, longer, like.device)
+    return made
+
+
 def gradient(
-    net: Net, goal: Goal, batch: Batch, sums: Mapping[str, Tensor], tile: tiling.Tiling, dtype: torch.dtype,
-    workspace: Workspace, share: Share,
-) -> tuple[Tensor, float]:  # fmt: skip
-    """J, ∂L/∂X in ``sums`` for each dX there, and the factor of W in ∂J/∂W, which is left to be added.
+    net: Net, goal: Goal, batch: Batch, sums: Mapping[str, Tensor], tile: Tiling, dtype: torch.dtype,
+    workspace: Workspace, share: Share, in_update: bool = False,
+) -> Gradient:  # fmt: skip
+    """J, and ∂L/∂X in ``sums`` for each dX there.
 
     Args:
         net: the parameters.
@@ -47,17 +89,29 @@ def gradient(
         dtype: of the matrix products.
         workspace: of the temporaries.
         share: how the rows count.
+        in_update: whether dw1 and dw2 are left to the update of the weights, for which the factors are kept; of a
+            batch of one tile.
     """
     loss, q = goal.loss, net.w2.shape[0]
-    cast = batch.x.dtype is not dtype
-    table = _steps(net.phi.name, frozenset(sums), dtype in _SHORT, cast, tile.classes < q, loss.takes_classes)
-    N = _number(_summed(loss.normalizer(batch.y, goal.class_weight, batch.row_weight), share.group))
+    mean = loss.reduction == "mean"
+    N: float | Tensor = 1.0
+    if mean:
+        N = _summed_number(loss.normalizer(batch.y, goal.class_weight, batch.row_weight), net.w1.device, share.group)
     whole = N if share.normalizer is None else share.normalizer
-    mean_of = whole * loss.terms(q) if loss.reduction == "mean" else 1.0
-    factor = (share.scale * loss.gradient_factor) * _inverse(mean_of)
+    over = _over(whole * loss.terms(q) if mean else 1.0, share.scale)
+    if over.row_weight is not None:
+        weight = over.row_weight.to(sum_dtype(dtype))
+        of_rows = weight.expand(len(batch.x)).contiguous() if batch.row_weight is None else batch.row_weight * weight
+        batch = batch._replace(row_weight=of_rows)
+    factor = loss.gradient_factor * over.factor
+    left: Mapping[str, Maybe] = {}
     if len(batch.x) > 0:
-        products = _in_dtype(net, dtype, workspace)
-        total = run_tiles(table, products, goal, batch, tile, factor, sums, workspace)
+        table = _steps(
+            net.phi.name, frozenset(sums) | (_OF_WEIGHTS if in_update else set()), dtype in _SHORT,
+            "left to the update" if in_update else _kind_of(sums, dtype), batch.x.dtype is not dtype,
+            tile.classes < q, loss.takes_classes,
+        )  # fmt: skip
+        total, left = run_tiles(table, _in_dtype(net, dtype, workspace), goal, batch, tile, factor, sums, workspace)
     else:
         total = net.w1.new_zeros((), dtype=exact_dtype(net.w1.device))
         for tensor in sums.values():
@@ -66,24 +120,64 @@ def gradient(
     for name in PARAMETERS:
         if f"d{name}" in sums:
             _summed(sums[f"d{name}"], share.group)
-    part = 1.0 if share.normalizer is None else float(N) / share.normalizer
-    J = (total / mean_of).to(sum_dtype(net.w1.dtype))
+    part = 1.0 if share.normalizer is None else N / share.normalizer
+    J = (total / over.divisor).to(sum_dtype(net.w1.dtype))
     if goal.weight_decay:
         norms = [torch.linalg.vector_norm(w, dtype=J.dtype).square() for w in (net.w1, net.w2)]
-        J.add_(norms[0].add(norms[1]), alpha=0.5 * part * goal.weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
-    return J, share.scale * part * goal.weight_decay
+        J += (norms[0] + norms[1]) * (0.5 * goal.weight_decay * part)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
+    return Gradient(J, share.scale * goal.weight_decay * part, factor, left)
 
 
-def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float) -> None:
-    """Make ∂J/∂W of ∂L/∂W, in place."""
+def add_penalty(sums: Mapping[str, Tensor], net: Net, penalty: float | Tensor) -> None:
+    """Make ∂J/∂W of ∂L/∂W, in place: dW1 = dZᵀ X + λ W1, dW2 = dOᵀ H + λ W2."""
     for name, w in (("dw1", net.w1), ("dw2", net.w2)):
-        if penalty and name in sums:
-            sums[name].add_(w, alpha=penalty)  # dW1 = dZᵀ X + λ W1, dW2 = dOᵀ H + λ W2
+        if name not in sums:
+            continue
+        if isinstance(penalty, Tensor):
+            sums[name].addcmul_(w, penalty.to(sums[name].dtype))
+        elif penalty:
+            sums[name].add_(w, alpha=penalty)
+
+
+_OF_WEIGHTS = {"dw1", "dw2"}
 
 
 @cache
-def _steps(activation: str, wanted: frozenset[str], short: bool, cast: bool, tiled: bool, by_class: bool) -> Steps:
-    return steps(ACTIVATIONS[activation], wanted, short, cast, classes_tiled=tiled, statistics=tiled and by_class)
+def _steps(
+    activation: str, wanted: frozenset[str], short: bool, sums: str, cast: bool, tiled: bool, by_class: bool
+) -> Steps:
+    return steps(ACTIVATIONS[activation], wanted, short, sums, cast, tiled, statistics=tiled and by_class)
+
+
+def _kind_of(sums: Mapping[str, Tensor], dtype: torch.dtype) -> str:
+    """What the products that make dw1 and dw2 have to do with the sums' dtype."""
+    of_weights = [sums[name] for name in _OF_WEIGHTS & sums.keys()]
+    if all(tensor.dtype is dtype for tensor in of_weights):
+        return "same"
+    return "longer" if of_weights[0].is_cuda else "rounded"
+
+
+class _Over(NamedTuple):
+    """How a sum over rows becomes what is wanted, for ∂J/∂O = factor · Ĝ · scale and L = Σ r l / divisor.
+
+    Attributes:
+        factor: without the loss's own.
+        divisor: of the sum of the losses.
+        row_weight: what each row is weighted with besides: where the device alone knows the number of rows, it comes
+            into the sums by the rows, and nobody has to wait for it.
+    """
+
+    factor: float
+    divisor: float | Tensor
+    row_weight: Tensor | None
+
+
+def _over(mean_of: float | Tensor, scale: float) -> _Over:
+    if not isinstance(mean_of, Tensor):
+        return _Over(scale / mean_of if mean_of else 0.0, mean_of, None)  # for none at all: NaN, whose gradient is 0
+    in_rows = scale or 1.0  # so that 16-bit gradients are scaled before they are rounded
+    inverse = torch.where(mean_of == 0, torch.zeros_like(mean_of), in_rows / mean_of)
+    return _Over(1.0 if scale else 0.0, in_rows * (mean_of / mean_of), inverse)
 
 
 def _summed(tensor: Tensor, group: "dist.ProcessGroup | None") -> Tensor:
@@ -93,16 +187,14 @@ def _summed(tensor: Tensor, group: "dist.ProcessGroup | None") -> Tensor:
     return tensor
 
 
-def _number(N: Tensor) -> float | Tensor:
-    """N as a number where looking at it costs no wait."""
-    return N.item() if N.is_cpu else N.to(exact_dtype(N.device))
-
-
-def _inverse(n: float | Tensor) -> float | Tensor:
-    """1/n, or 0 for n = 0: the gradient of nothing."""
-    if isinstance(n, Tensor):
-        return torch.where(n == 0, torch.zeros_like(n), 1 / n)
-    return 1 / n if n else 0.0
+def _summed_number(n: float | Tensor, device: torch.device, group: "dist.ProcessGroup | None") -> float | Tensor:
+    """The sum over the processes, as a number where looking at it costs no wait."""
+    if group is not None and not isinstance(n, Tensor):
+        n = torch.full((), n, dtype=exact_dtype(device), device=device)
+    if not isinstance(n, Tensor):
+        return n
+    n = _summed(n, group)
+    return n.item() if n.is_cpu else n.to(exact_dtype(n.device))
 
 
 def _in_dtype(net: Net, dtype: torch.dtype, workspace: Workspace) -> Net:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from .gradient import Share
+from .gradient import Share, is_one_tile
 from .optimizers import Rule
 from .problem import Batch, Goal, Net
 from .tiling import Tiling
@@ -18,7 +18,7 @@ from .tiling import Tiling
 def fits_one_call(net: Net, batch: Batch, tile: Tiling, dtype: torch.dtype, share: Share) -> bool:
     """Whether the batch is one tile, in one dtype, of one process, where there are ops for it."""
     return (
-        len(batch.x) <= tile.rows and tile.classes >= net.w2.shape[0] and share.group is None
+        is_one_tile(net, batch, tile) and share.group is None
         and dtype is net.w1.dtype and batch.x.dtype is dtype and kernels.has_one_call(batch.x)
         and all(parameter is None or parameter.is_contiguous() for parameter in net[:4])
     )  # fmt: skip

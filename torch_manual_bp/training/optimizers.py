@@ -58,6 +58,28 @@ class Rule(NamedTuple):
         else:
             kernels.sgd_(p, g, self.states[0], hyper, clip_norm, self.flag)
 
+    def apply_in_products(
+        self, left: Mapping[str, Any], sums: Mapping[str, Tensor], penalty: float, factor: float
+    ) -> None:
+        """The same for plain SGD of all parameters, with the gradients of the weights not yet multiplied out.
+
+        Args:
+            left: x, h, g and dz.
+            sums: db1 and db2, where there are biases.
+            penalty: λ, for the weights.
+            factor: of g and dz.
+        """
+        p = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        kernels.sgd_products_(
+            p["w1"], p.get("b1"), p["w2"], p.get("b2"), left["x"], left["h"], left["g"], left["dz"],
+            sums.get("db1"), sums.get("db2"), self.hyper(penalty), factor,
+        )  # fmt: skip
+
+    @property
+    def takes_sums(self) -> bool:
+        """Whether the fused kernels know the parameters' dtype."""
+        return _all_single(self.parameters)
+
     def trains_all(self, net: Net) -> bool:
         """Whether it updates every parameter that the net has."""
         return len(self.parameters) == sum(parameter is not None for parameter in net[:4])
@@ -79,8 +101,8 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
     """The optimizer's update of these parameters, or None where it has to make it itself.
 
     SGD (with momentum, Nesterov's too), Adam and AdamW are known; not with ``maximize``, ``amsgrad``, ``capturable``,
-    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place, or
-    16-bit parameters.
+    ``differentiable``, dampening, a learning rate that is a tensor, hooks on ``step`` or another in its place; and
+    16-bit parameters only with plain SGD.
     """
     if type(optimizer) not in (SGD, Adam, AdamW) or not parameters or any(hooks_on_step(optimizer)):
         return None
@@ -89,8 +111,6 @@ def fused_rule(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> Rul
         return None
     groups = [_group_of(optimizer, parameter) for parameter in parameters.values()]
     if any(group.get(flag) for group in groups for flag in _NOT_FUSED):
-        return None
-    if any(parameter.dtype not in _SINGLE for parameter in parameters.values()):
         return None
     return (_sgd if type(optimizer) is SGD else _adam)(optimizer, parameters, groups)
 
@@ -107,6 +127,8 @@ def _sgd(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list
         return None
     if momentum == {False}:
         return Rule("sgd", False, parameters, numbers, ([],))
+    if not _all_single(parameters):
+        return None
     buffers = []
     for parameter in parameters.values():
         state = optimizer.state[parameter]
@@ -119,8 +141,10 @@ def _sgd(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list
 def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: list[dict[str, Any]]) -> Rule | None:
     numbers: Numbers = [(group["lr"], group["weight_decay"], *group["betas"], group["eps"]) for group in groups]
     decoupled = {bool(group["decoupled_weight_decay"]) for group in groups}
-    if len(decoupled) > 1 or not _all_good(numbers) or torch.get_default_dtype() == torch.float64:
-        return None  # (the last: the step counter would be a float64)
+    if len(decoupled) > 1 or not _all_good(numbers) or not _all_single(parameters):
+        return None
+    if torch.get_default_dtype() == torch.float64:  # the step counter would be one, too
+        return None
     for parameter in parameters.values():
         state = optimizer.state[parameter]
         if not state:
@@ -132,6 +156,10 @@ def _adam(optimizer: Optimizer, parameters: dict[str, nn.Parameter], groups: lis
     if any(step.device.type != "cpu" or step.dtype is not torch.float32 for step in lists[2]):
         return None
     return Rule("adam", decoupled.pop(), parameters, numbers, lists)
+
+
+def _all_single(parameters: Mapping[str, nn.Parameter]) -> bool:
+    return all(parameter.dtype in _SINGLE for parameter in parameters.values())
 
 
 def _all_good(numbers: Numbers) -> bool:

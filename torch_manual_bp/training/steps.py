@@ -12,6 +12,11 @@ from typing import NamedTuple
 
 from ..equations import Activation
 
+# Where dW1 and dW2 go: into sums of the products' own dtype; of a longer one, which the product writes itself; of a
+# longer one, to which the rounded product is added; nowhere, since who updates the weights makes the products.
+_ADD = {"same": "add_mm", "longer": "add_longer_mm", "rounded": "add_short_mm"}
+SUMS = (*_ADD, "left to the update")
+
 
 class Step(NamedTuple):
     """One call.
@@ -53,6 +58,7 @@ def steps(
     phi: Activation,
     wanted: frozenset[str],
     short: bool = False,
+    sums: str = "same",
     cast: bool = False,
     classes_tiled: bool = False,
     statistics: bool = False,
@@ -62,8 +68,8 @@ def steps(
     Args:
         phi: φ; h takes z's place where φ′ follows from h.
         wanted: some of dx, dw1, db1, dw2, db2; none gives the loss alone.
-        short: whether products are made in a 16-bit dtype: b1 is then added before they are rounded, and gradients are
-            summed in a longer dtype than the products have.
+        short: whether products are made in a 16-bit dtype: b1 is then added before they are rounded.
+        sums: where the products that make dw1 and dw2 go: one of `SUMS`.
         cast: whether x has another dtype than the products.
         classes_tiled: whether there is more than one tile of classes.
         statistics: whether the loss then needs a walk over all classes before the one that gives its gradient.
@@ -73,22 +79,23 @@ def steps(
     # Z = X W1ᵀ + 1 b1ᵀ
     z = Step("mm_bias", "z", ("x", "w1ᵀ", "b1")) if short else Step("mm", "z", ("x", "w1ᵀ"))
     b1 = "nothing" if short else "b1"
+    add, later = _ADD.get(sums), sums == "left to the update"
     # H = φ(Z)
     h = Step("bias_act_keep", "h", ("z", b1)) if kept == "z" else Step("bias_act", "h", ("z", b1), over="z")
     o = Step("mm", "o", ("h", "w2ᵀ"))  # O = H W2ᵀ; the loss adds b2
     loss = Step("class_loss" if statistics else "loss", "g", ("o", "b2", "y", "row_weight"), over="o")  # Ĝ = N ∂L/∂O
     each_classes, back = [o, loss], []
-    if "dw2" in wanted:
-        each_classes.append(_sum("dw2", "gᵀ", "h", short))  # dW2 = dOᵀ H
+    if "dw2" in wanted and add:
+        each_classes.append(_sum(add, "dw2", "gᵀ", "h"))  # dW2 = dOᵀ H
     if "db2" in wanted:
         each_classes.append(Step("add_rows", "db2", ("g",)))  # db2 = dOᵀ 1
     if through_hidden:
-        h_is_free = kept == "z" and not classes_tiled
+        h_is_free = kept == "z" and not classes_tiled and not later
         dh = "add_classes_mm" if classes_tiled else "mm"
         each_classes.append(Step(dh, "dh", ("g", "w2"), over="h" if h_is_free else ""))  # dH = dO W2
         back.append(Step("dact", "dz", ("dh", kept, "db1"), over="dh"))  # dZ = φ′(Z) ⊙ dH, and db1 = dZᵀ 1
-    if "dw1" in wanted:
-        back.append(_sum("dw1", "dzᵀ", "x", short))  # dW1 = dZᵀ X
+    if "dw1" in wanted and add:
+        back.append(_sum(add, "dw1", "dzᵀ", "x"))  # dW1 = dZᵀ X
     if "dx" in wanted:
         back.append(Step("scaled_mm", "dx", ("dz", "w1")))  # dX = dZ W1
     x = (Step("cast", "x", ("given x",)),) if cast else ()
@@ -97,10 +104,9 @@ def steps(
     return Steps((*x, z, h), walk, tuple(each_classes), tuple(back), kept, _buffers(every))
 
 
-def _sum(gradient: str, left: str, right: str, short: bool) -> Step:
-    if short:
-        return Step("add_short_mm", gradient, (left, right, f"{gradient} of a tile"))
-    return Step("add_mm", gradient, (left, right))
+def _sum(add: str, gradient: str, left: str, right: str) -> Step:
+    product = (f"{gradient} of a tile",) if add == "add_short_mm" else ()
+    return Step(add, gradient, (left, right, *product))
 
 
 _SHAPES = {

@@ -21,9 +21,9 @@ class _Names(dict[str, Maybe]):
 
 
 def run_tiles(
-    table: Steps, net: Net, goal: Goal, batch: Batch, tiling: Tiling, factor: float | Tensor,
-    sums: Mapping[str, Tensor], workspace: Workspace,
-) -> Tensor:  # fmt: skip
+    table: Steps, net: Net, goal: Goal, batch: Batch, tiling: Tiling, factor: float, sums: Mapping[str, Tensor],
+    workspace: Workspace,
+) -> tuple[Tensor, Mapping[str, Maybe]]:  # fmt: skip
     """Walk over the batch, B > 0 rows, and sum up the loss and the gradients.
 
     Args:
@@ -32,30 +32,29 @@ def run_tiles(
         goal: the loss; its reduction is not looked at.
         batch: the rows.
         tiling: the largest tile.
-        factor: what Ĝ is multiplied with in the sums to be ∂J/∂O; a tensor where only the device knows it.
+        factor: what Ĝ is multiplied with in the sums to be ∂J/∂O.
         sums: dw1, db1, dw2, db2 as far as the table makes them, and dx (B,d) in the dtype of the products; overwritten.
         workspace: where the buffers come from.
 
     Returns:
-        Σ_b r_b l_b, in float64 where the device has it.
+        Σ_b r_b l_b, in float64 where the device has it; and what the last tile leaves behind: x, h, g, dz.
     """
     walk = _Walk(table, net, goal, batch, tiling, factor, sums, workspace)
     for begin in range(0, len(batch.x), tiling.rows):
         walk.tile(begin, min(begin + tiling.rows, len(batch.x)))
-    return walk.total
+    return walk.total, walk.tensors
 
 
 class _Walk:
     """The tile at hand, and the ops of the table on its tensors: each takes what it writes, then what it reads."""
 
     def __init__(
-        self, table: Steps, net: Net, goal: Goal, batch: Batch, tiling: Tiling, factor: float | Tensor,
+        self, table: Steps, net: Net, goal: Goal, batch: Batch, tiling: Tiling, factor: float,
         sums: Mapping[str, Tensor], workspace: Workspace,
     ) -> None:  # fmt: skip
         self.table, self.net, self.goal, self.batch, self.tiling = table, net, goal, batch, tiling
         self.sums, self.workspace, self.q = sums, workspace, net.w2.shape[0]
-        self.on_device = factor if isinstance(factor, Tensor) else None
-        self.alpha = 1.0 if isinstance(factor, Tensor) else factor
+        self.alpha = factor
         self.total = torch.zeros((), dtype=exact_dtype(net.w1.device), device=net.w1.device)
         self.tensors = _Names()
         self._buffers: dict[tuple[int, int], dict[str, Tensor]] = {}
@@ -144,8 +143,13 @@ class _Walk:
         """``total ← total + factor · A B``, a sum over the tiles of rows."""
         total.addmm_(a, b, beta=0 if self.first_rows else 1, alpha=self.alpha)
 
-    def add_short_mm(self, total: Tensor, a: Tensor, b: Tensor, product: Tensor) -> None:
+    def add_longer_mm(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         """As `add_mm`, for A and B in a shorter dtype than the sum's."""
+        beta = 0 if self.first_rows else 1
+        torch.addmm(total, a, b, total.dtype, beta=beta, alpha=self.alpha, out=total)
+
+    def add_short_mm(self, total: Tensor, a: Tensor, b: Tensor, product: Tensor) -> None:
+        """As `add_longer_mm`, on devices whose products have no longer dtype than their factors."""
         self._add(total, torch.mm(a, b, out=product))
 
     def add_rows(self, total: Tensor, a: Tensor) -> None:
@@ -175,7 +179,6 @@ class _Walk:
         """``o ← Ĝ``, and the tile's share of ΣrL."""
         L, _ = kernels.loss_(o, b2, y, self.class_weight, row_weight, self.goal.loss, "sum")
         self.total.add_(L)
-        self._scale_on_device(g)
 
     def statistics_of(self, _: None, o: Tensor, b2: Maybe, y: Tensor) -> None:
         """What the loss of a row needs to know of these classes."""
@@ -194,11 +197,6 @@ class _Walk:
             o, b2, y, self.class_weight, row_weight, self.first_class, self.q,
             loss.label_smoothing, loss.ignore_index, self.statistics,
         )  # fmt: skip
-        self._scale_on_device(g)
-
-    def _scale_on_device(self, g: Tensor) -> None:
-        if self.on_device is not None:
-            g.mul_(self.on_device)
 
     def dact(self, dz: Tensor, dh: Tensor, kept: Tensor, db1: Maybe) -> None:
         """``dh ← φ′ ⊙ dh``, and ``db1 ← db1 + factor · dzᵀ 1``."""

@@ -10,6 +10,8 @@ Measured, as a step's time over its bare matrix products (float32, two cores, 32
 
 from typing import NamedTuple
 
+import torch
+
 
 class Tiling(NamedTuple):
     """At most ``rows`` rows and ``classes`` classes at a time."""
@@ -18,13 +20,33 @@ class Tiling(NamedTuple):
     classes: int
 
 
-TILE_BYTES = 24 * 2**20  # of a tile's buffers; a batch that is no more than twice a tile is not cut
-ROWS = (256, 1024)  # the least and the most that a tile takes by itself
-LOGITS_BYTES = 64 * 2**20  # of a tile, above which classes are tiled too
-CLASSES = 4096  # of such a tile, at least
+class Limits(NamedTuple):
+    """What a tile may take.
+
+    Attributes:
+        bytes: of a tile's buffers; a batch that is no more than twice a tile is not cut.
+        rows: the least and the most that a tile takes by itself.
+        logits: bytes of a tile's logits, above which it takes fewer rows and, at the least rows, fewer classes.
+        classes: of a tile with fewer classes, at least.
+    """
+
+    bytes: int
+    rows: tuple[int, int]
+    logits: int
+    classes: int
 
 
-def tiling(rows: int, sizes: tuple[int, int, int], itemsize: int, tile_rows: int | None) -> Tiling:
+LIMITS = {
+    "cpu": Limits(24 * 2**20, (256, 1024), 64 * 2**20, 4096),
+    # Here products need thousands of rows, and every tile reads and writes the sums of the weights' gradients anew.
+    # Reasoned, not measured.
+    "accelerator": Limits(512 * 2**20, (512, 8192), 256 * 2**20, 16384),
+}
+
+
+def tiling(
+    rows: int, sizes: tuple[int, int, int], itemsize: int, tile_rows: int | None, device: torch.device
+) -> Tiling:  # fmt: skip
     """The tile for a batch.
 
     Args:
@@ -32,14 +54,18 @@ def tiling(rows: int, sizes: tuple[int, int, int], itemsize: int, tile_rows: int
         sizes: d, h, q.
         itemsize: bytes of a number in the matrix products.
         tile_rows: the rows of a tile, or None to choose.
+        device: where they are made.
     """
     _, h, q = sizes
+    limits = LIMITS["cpu" if device.type == "cpu" else "accelerator"]
+    least, most = limits.rows
     if tile_rows is None:
-        row_bytes = max(1, itemsize * (2 * h + q))
-        tile_rows = min(max(ROWS[0], TILE_BYTES // row_bytes // ROWS[0] * ROWS[0]), ROWS[1])
-        if rows * row_bytes <= 2 * TILE_BYTES and rows <= 2 * ROWS[1]:
+        row_bytes, of_logits = max(1, itemsize * (2 * h + q)), max(1, itemsize * q)
+        fitting = min(limits.bytes // row_bytes, limits.logits // of_logits)
+        tile_rows = min(max(least, fitting // least * least), most)
+        if rows * row_bytes <= 2 * limits.bytes and rows <= 2 * most and rows * of_logits <= limits.logits:
             tile_rows = rows
     tile_rows = max(1, min(tile_rows, rows))
     logits = tile_rows * q * itemsize
-    classes = q if logits <= LOGITS_BYTES else max(CLASSES, LOGITS_BYTES // (tile_rows * itemsize))
+    classes = q if logits <= limits.logits else max(limits.classes, limits.logits // (tile_rows * itemsize))
     return Tiling(tile_rows, max(1, min(classes, q)))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .gradient import Share, add_penalty, gradient
+from .gradient import Share, add_penalty, gradient, is_one_tile, room
 from .one_call import fits_one_call, step_in_one_call
-from .optimizers import fused_rule, mark_stepped
-from .problem import Batch, Goal, Net, sum_dtype
+from .optimizers import Rule, fused_rule, mark_stepped
+from .problem import WEIGHTS, Batch, Goal, Net
 from .tiling import Tiling
 from .workspace import Workspace
 
@@ -38,25 +38,42 @@ def step(
     """
     clip = math.inf if clip_norm is None else clip_norm
     rule = fused_rule(optimizer, parameters)
-    if rule is not None and fits_one_call(net, batch, tile, dtype, share) and rule.trains_all(net):
+    if rule is not None and rule.trains_all(net) and fits_one_call(net, batch, tile, dtype, share):
         J = step_in_one_call(net, goal, batch, rule, clip)
+    elif rule is not None and clip == math.inf and _fits_products(net, batch, rule, tile, dtype, share):
+        J = _step_in_products(net, goal, batch, rule, tile, workspace, share)
     else:
-        room = Workspace() if rule is None else workspace  # an optimizer may keep the gradients that it is given
-        sums = _sums(net, parameters, room)
-        J, penalty = gradient(net, goal, batch, sums, tile, dtype, workspace, share)
+        if rule is not None and not rule.takes_sums:
+            rule = None
+        place = None if rule is None else workspace  # an optimizer may keep the gradients that it is given
+        sums = room(parameters, net, batch, tile, dtype, share, place)
+        J = gradient(net, goal, batch, sums, tile, dtype, workspace, share).J
         if rule is None:
-            add_penalty(sums, net, penalty)
+            add_penalty(sums, net, goal.weight_decay)
             _by_the_optimizer(optimizer, parameters, sums, clip_norm)
             return J
-        rule.apply(sums, penalty, clip)
+        rule.apply(sums, goal.weight_decay, clip)
     mark_stepped(optimizer, parameters.values())
     return J
 
 
-def _sums(net: Net, parameters: dict[str, nn.Parameter], workspace: Workspace) -> dict[str, Tensor]:
-    """Room for the gradients."""
-    shapes = {f"d{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
-    return workspace.take(shapes, sum_dtype(net.w1.dtype), net.w1.device)
+def _fits_products(net: Net, batch: Batch, rule: Rule, tile: Tiling, dtype: torch.dtype, share: Share) -> bool:
+    """Whether two products, each over all rows, can update the weights: then there is no gradient of them."""
+    return (
+        rule.kind == "sgd" and rule.trains_all(net) and len(batch.x) > 0 and is_one_tile(net, batch, tile)
+        and share.group is None and all(parameter.dtype is dtype for parameter in rule.parameters.values())
+    )  # fmt: skip
+
+
+def _step_in_products(
+    net: Net, goal: Goal, batch: Batch, rule: Rule, tile: Tiling, workspace: Workspace, share: Share
+) -> Tensor:  # fmt: skip
+    dtype, batch = net.w1.dtype, batch._replace(x=batch.x.contiguous())
+    biases = {name: parameter for name, parameter in rule.parameters.items() if name not in WEIGHTS}
+    sums = room(biases, net, batch, tile, dtype, share, workspace)
+    J, _, factor, left = gradient(net, goal, batch, sums, tile, dtype, workspace, share, in_update=True)
+    rule.apply_in_products(left, sums, goal.weight_decay, factor)
+    return J
 
 
 def _by_the_optimizer(

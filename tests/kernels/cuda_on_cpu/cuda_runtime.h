@@ -108,8 +108,11 @@ inline unsigned votes(unsigned mask, bool predicate, const char* op, const char*
 }
 
 // *at before it became what update makes of it. Threads take turns, so that nothing comes between.
+void check_atomic(const void* at, size_t bytes);
+
 template <typename T, typename Update>
-T atomic(T* at, Update update) {
+__attribute__((no_sanitize_address)) T atomic(T* at, Update update) {
+  check_atomic(at, sizeof(T));
   const T before = *at;
   *at = update(before);
   return before;

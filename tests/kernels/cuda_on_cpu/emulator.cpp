@@ -23,7 +23,7 @@ dim3 blockDim, gridDim;
 namespace emulator {
 namespace {
 
-constexpr int kMaxThreads = 1024, kStackBytes = 256 << 10, kPage = 4096;
+constexpr int kStackBytes = 256 << 10, kPage = 4096;
 
 enum class State { ready, at_warp_op, at_barrier, returned };
 
@@ -61,7 +61,6 @@ std::vector<Stack> stacks(kMaxThreads);
 std::vector<int> idle_stacks;
 char* stack_memory = nullptr;
 jmp_buf scheduler;
-int current = 0;  // the thread whose turn it is
 int barrier_count = 0;
 Thread body;
 void* body_arguments;
@@ -189,6 +188,7 @@ bool complete_some(Coroutine* warp, int lanes) {
     }
     if (all) {
       complete(warp, present, lanes);
+      ++warp_times[(warp - threads.data()) / warpSize];
       return true;
     }
   }
@@ -240,6 +240,7 @@ bool finish_phase(int count) {
     }
     threads[i].state = State::ready;
   }
+  ++barrier_time;
   return false;
 }
 
@@ -249,6 +250,7 @@ void run_block(int count, size_t dynamic_bytes) {
     threads[i].stack = -1;
   }
   poison_shared(dynamic_bytes);
+  ++barrier_time;
   do {
     const int warps = (count + warpSize - 1) / warpSize;
     for (int i = 0; i < warps && trouble_code == cudaSuccess; ++i) {
@@ -284,6 +286,8 @@ cudaError_t check(const cudaLaunchConfig_t& how, const void* kernel) {
 }  // namespace
 
 bool in_thread = false;
+int current = 0;
+uint64_t barrier_time = 0, warp_times[kMaxThreads / warpSize];
 
 bool on_own_stack(uintptr_t at) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(stack_memory) + size_t(threads[current].stack) * kStackBytes;
@@ -314,7 +318,8 @@ cudaError_t launch(const cudaLaunchConfig_t& how, const void* kernel, Thread thr
   }
   body = thread;
   body_arguments = arguments;
-  start_kernel(arguments, bytes);
+  allow_arguments(arguments, bytes);
+  find_shared();
   gridDim = how.gridDim;
   blockDim = how.blockDim;
   forwards = !forwards;

@@ -1,6 +1,7 @@
 // Those functions of libtorch that would need a GPU, and those from which the kernels have their memory. The linker puts
 // them before libtorch's own (--wrap).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/c/shim.h>
 
 #include <cstdlib>
@@ -19,7 +20,7 @@ AOTITorchError allow(AtenTensorHandle tensor, const void* at, bool writable, boo
   aoti_torch_get_numel(tensor, &count);
   aoti_torch_get_dtype(tensor, &type);
   const size_t bytes = size_t(count) * aoti_torch_dtype_element_size(type);
-  emulator::allow(at, bytes, writable);
+  emulator::allow_tensor(at, bytes, writable);
   if (fill && bytes > 0) {
     std::memset(const_cast<void*>(at), 0xff, bytes);
   }
@@ -84,6 +85,11 @@ WRAP(aoti_torch_get_current_cuda_stream)(int32_t, void** current) {
   return 0;
 }
 
+WRAP(aoti_torch_cuda_addmm_out)
+(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b, double beta, double alpha) {
+  return aoti_torch_cpu_addmm_out(out, self, a, b, beta, alpha);
+}
+
 WRAP(torch_c10_cuda_check_msg)
 (int32_t code, const char* file, const char*, uint32_t line, bool, char** message) {
   if (code != cudaSuccess) {
@@ -98,7 +104,7 @@ extern "C" void __wrap_torch_c10_cuda_free_error_msg(char* message) { std::free(
 
 // (of CUDA_KERNEL_ASSERT)
 extern "C" void __wrap___assert_fail(const char* assertion, const char* file, unsigned line, const char*) {
-  emulator::fail(cudaErrorAssert, std::string("assertion failed at ") + emulator::base_name(file) + ':' +
-                                      std::to_string(line) + ": " + assertion);
+  emulator::fail(cudaErrorAssert, std::string("device-side assert: ") + assertion + " at " +
+                                      emulator::base_name(file) + ':' + std::to_string(line));
   std::abort();  // in the host's code
 }

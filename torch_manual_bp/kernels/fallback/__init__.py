@@ -6,8 +6,8 @@ bfloat16 and float16 are worked on in float32. Names, arguments and results are 
 
 from .classes import class_loss, class_statistics_, cross_entropy_classes_
 from .hidden import act, bias_act_, bias_act_keep_, bias_act_mask_, dact_, dact_bias_grad_
-from .losses import bce_with_logits_, cross_entropy_, find_bad_label, mse_
-from .update import adam_, sgd_
+from .losses import bce_with_logits_, cross_entropy_, find_bad_label, mse_, scaled
+from .update import adam_, sgd_, sgd_products_
 
 __all__ = [
     "act",
@@ -24,5 +24,7 @@ __all__ = [
     "dact_bias_grad_",
     "find_bad_label",
     "mse_",
+    "scaled",
     "sgd_",
+    "sgd_products_",
 ]

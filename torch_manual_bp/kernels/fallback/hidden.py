@@ -31,7 +31,7 @@ def bias_act_keep_(z: Tensor, h: Tensor, bias: Tensor | None, activation: int) -
 
 
 def _bits(like: Tensor) -> Tensor:
-    return torch.tensor([1 << j for j in range(8)], dtype=torch.uint8, device=like.device)
+    return 1 << torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
 @torch.no_grad()

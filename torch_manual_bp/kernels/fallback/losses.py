@@ -10,6 +10,15 @@ Maybe = Tensor | None
 Sum = Tensor | float  # a running sum, which starts at 0.0
 
 
+@torch.no_grad()
+def scaled(g: Tensor, factor: Tensor) -> Tensor:
+    """``factor · g``, multiplied in float32 at least."""
+    to = torch.empty_like(g)
+    for rows in tiles(g):
+        to[rows] = wide(g[rows]) * factor
+    return to
+
+
 def _loss_and_scale(o: Tensor, total: Sum, normaliser: Sum, factor: float) -> tuple[Tensor, Tensor]:
     """(L, scale) = (total, factor) / normaliser; NaN and 0 where the normaliser, a count or a sum of weights, is 0."""
     dtype = torch.float64 if o.dtype == torch.float64 else torch.float32

@@ -26,6 +26,31 @@ def sgd_(
 
 
 @torch.no_grad()
+def sgd_products_(
+    w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, x: Tensor, h: Tensor, g: Tensor, dz: Tensor,
+    db1: Tensor | None, db2: Tensor | None, hyper: Tensor, factor: float,
+) -> None:  # fmt: skip
+    """``W ← (1−η(λ+weight_decay)) W − η factor leftᵀ right``;  ``b ← (1−η weight_decay) b − η db``."""
+    op, given = "sgd_products_", [p for p in (w1, b1, w2, b2) if p is not None]
+    rows = iter(_checked(op, given, {}, hyper, 4))
+    if (b1 is None) is not (db1 is None) or (b2 is None) is not (db2 is None):
+        raise ValueError(f"{op}: db1 and db2 must be there where b1 and b2 are")
+    width, q = w1.shape[0], w2.shape[0]
+    shapes = {"x": (x, w1.shape[1]), "h": (h, width), "g": (g, q), "dz": (dz, width)}
+    for name, (tensor, columns) in shapes.items():
+        if tensor.shape != (len(x), columns):
+            raise ValueError(f"{op}: {name} must have shape ({len(x)}, {columns}), got {tuple(tensor.shape)}")
+    if w2.shape[1] != width:
+        raise ValueError(f"{op}: w2 must have shape ({q}, {width}), got {tuple(w2.shape)}")
+    for w, left, right, b, db in ((w1, dz, x, b1, db1), (w2, g, h, b2, db2)):
+        penalty, lr, weight_decay, _ = next(rows)
+        w.addmm_(left.t(), right, beta=1 - lr * (penalty + weight_decay), alpha=-lr * factor)
+        if b is not None and db is not None:
+            _, lr, weight_decay, _ = next(rows)
+            b.copy_(b.to(db.dtype).mul(1 - lr * weight_decay).sub_(db, alpha=lr))
+
+
+@torch.no_grad()
 def adam_(
     p: Tensors, g: Tensors, exp_avg: Tensors, exp_avg_sq: Tensors, step: Tensors, hyper: Tensor, clip_norm: float,
     decoupled: bool,
