@@ -13,7 +13,7 @@ struct Sum {
 // NaN loses.
 struct Max {
   template <typename C>
-  __device__ __forceinline__ C operator()(C a, C b) const { return a > b || b != b ? a : b; }
+  __device__ __forceinline__ C operator()(C a, C b) const { return std::fmax(a, b); }
 };
 
 // Over kGroup neighbouring threads: a warp, or the whole block, all threads of which must call.
