@@ -24,12 +24,14 @@ __global__ void __launch_bounds__(kThreads) bias_act_octets(Arguments<T> a, Octe
   C b[8];
   get_bias<kWhole>(a.bias, octets, walk.column, b);
   Vector<T, 8> z[kAtOnce];
+  TMB_UNROLL
   for (int u = 0; u < kAtOnce; ++u) {
     const int64_t at = walk.offset + u * walk.stride;
     if (at < octets.size) {
       z[u] = get<kWhole>(a.z + at, walk.length(octets, at));
     }
   }
+  TMB_UNROLL
   for (int u = 0; u < kAtOnce; ++u) {
     const int64_t at = walk.offset + u * walk.stride;
     if (at >= octets.size) {

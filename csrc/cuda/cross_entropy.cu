@@ -40,24 +40,14 @@ __device__ __forceinline__ Wide<T> power(Wide<T> x) {
   return static_cast<Wide<T>>(exp_nonpositive(Arithmetic<T>(x)));
 }
 
-// x ← the logits, bias added, of the vectors at k, k + stride, …; −∞ beyond the row's end
+// The vectors of logits at k, k + stride, …, as far as the row goes.
 template <int V, typename T>
-__device__ __forceinline__ void load_vectors(const T* o, const Arguments<T>& a, int64_t k, int64_t stride,
-                                             Wide<T> (&x)[kVectorsAtOnce][V]) {
-  Vector<T, V> raw[kVectorsAtOnce];
+__device__ __forceinline__ void load_ahead(const T* o, int64_t k, int64_t stride, int64_t q,
+                                           Vector<T, V> (&logits)[kVectorsAtOnce]) {
+  TMB_UNROLL
   for (int u = 0; u < kVectorsAtOnce; ++u) {
-    if (k + u * stride < a.q) {
-      raw[u] = load<V>(o + k + u * stride);
-    }
-  }
-  for (int u = 0; u < kVectorsAtOnce; ++u) {
-    if (k + u * stride < a.q) {
-      widen(raw[u], x[u]);
-      add_bias(a.bias, k + u * stride, x[u]);
-    } else {
-      for (int v = 0; v < V; ++v) {
-        x[u][v] = -std::numeric_limits<Wide<T>>::infinity();
-      }
+    if (k + u * stride < q) {
+      logits[u] = load<V>(o + k + u * stride);
     }
   }
 }
@@ -74,7 +64,8 @@ __global__ void __launch_bounds__(std::max(kThreads, kGroup)) cross_entropy_rows
   const int64_t first = int64_t(threadIdx.x % kGroup) * V, y = a.target[b];
   T* const o = a.o + b * a.q;
   if (y == a.ignore_index) {
-    const Vector<T, V> zeros = {};
+    const Wide<T> zero[V] = {};
+    const Vector<T, V> zeros = narrow<T>(zero);
     for (int64_t k = first; k < a.q; k += stride) {
       store(o + k, zeros);
     }
@@ -87,23 +78,26 @@ __global__ void __launch_bounds__(std::max(kThreads, kGroup)) cross_entropy_rows
 
   // Online: mass = Σ e^{x − top} of what has been read. top starts finite, so that −∞ − top is no NaN.
   C top = std::numeric_limits<C>::lowest(), mass = 0;
-  for (int64_t k = first; k < a.q; k += kVectorsAtOnce * stride) {
-    C x[kVectorsAtOnce][V], higher = top;
-    load_vectors(o, a, k, stride, x);
+  constexpr int64_t leap = kVectorsAtOnce * stride;
+  for (int64_t k = first; k < a.q; k += leap) {
+    Vector<T, V> logits[kVectorsAtOnce];
+    load_ahead(o, k, stride, a.q, logits);
+    TMB_UNROLL
     for (int u = 0; u < kVectorsAtOnce; ++u) {
-      for (int v = 0; v < V; ++v) {
-        higher = Max()(higher, x[u][v]);
+      if (k + u * stride < a.q) {
+        C x[V], higher = top, part = 0;
+        widen(logits[u], x);
+        add_bias(a.bias, k + u * stride, x);
+        for (int v = 0; v < V; ++v) {
+          higher = Max()(higher, x[v]);
+        }
+        for (int v = 0; v < V; ++v) {
+          part += power<T>(x[v] - higher);
+        }
+        mass = mass * exp_nonpositive(top - higher) + part;
+        top = higher;
       }
     }
-    mass *= exp_nonpositive(top - higher);
-    for (int u = 0; u < kVectorsAtOnce; ++u) {
-      C part = 0;
-      for (int v = 0; v < V; ++v) {
-        part += power<T>(x[u][v] - higher);
-      }
-      mass += part;
-    }
-    top = higher;
   }
   const C own_top = top;
   top = reduce<kGroup>(top, Max());
@@ -117,37 +111,38 @@ __global__ void __launch_bounds__(std::max(kThreads, kGroup)) cross_entropy_rows
   const RowGradient<C> G(t, r, mass);
   C x_y = 0;
   double weighted_below_top = 0;  // Σ_k w_k (top − x_k): every term ≥ 0, nothing cancels
-  constexpr int64_t leap = kVectorsAtOnce * stride;
   for (int64_t k = first + ((a.q - first + leap - 1) / leap - 1) * leap; k >= first; k -= leap) {
-    C x[kVectorsAtOnce][V];
-    load_vectors(o, a, k, stride, x);
+    Vector<T, V> logits[kVectorsAtOnce];
+    load_ahead(o, k, stride, a.q, logits);
+    TMB_UNROLL
     for (int u = 0; u < kVectorsAtOnce; ++u) {
       const int64_t k_u = k + u * stride;
-      if (k_u >= a.q) {
-        break;
-      }
-      C g[V];
-      for (int v = 0; v < V; ++v) {
-        g[v] = G.per_mass * power<T>(x[u][v] - top);
-      }
-      if (smooth) {
-        C below = 0;
+      if (k_u < a.q) {
+        C x[V], g[V];
+        widen(logits[u], x);
+        add_bias(a.bias, k_u, x);
         for (int v = 0; v < V; ++v) {
-          const C w_k = a.weight(k_u + v);
-          below += w_k * (top - x[u][v]);
-          g[v] -= G.soft * w_k;
+          g[v] = G.per_mass * power<T>(x[v] - top);
         }
-        weighted_below_top += below;
-      }
-      if (k_u <= y && y < k_u + V) {
-        for (int v = 0; v < V; ++v) {
-          if (k_u + v == y) {
-            x_y = x[u][v];
-            g[v] = G.at_label(power<T>(x_y - top), smooth ? a.weight(y) : C(0));
+        if (smooth) {
+          C below = 0;
+          for (int v = 0; v < V; ++v) {
+            const C w_k = a.weight(k_u + v);
+            below += w_k * (top - x[v]);
+            g[v] -= G.soft * w_k;
+          }
+          weighted_below_top += below;
+        }
+        if (k_u <= y && y < k_u + V) {
+          for (int v = 0; v < V; ++v) {
+            if (k_u + v == y) {
+              x_y = x[v];
+              g[v] = G.at_label(power<T>(x_y - top), smooth ? a.weight(y) : C(0));
+            }
           }
         }
+        store(o + k_u, narrow<T>(g));
       }
-      store(o + k_u, narrow<T>(g));
     }
   }
   if (smooth) {

@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(kThreads) dact_chunks(T* dh, const S* saved, W
     for (; walk.row < walk.last; walk.advance(octets, kAtOnce)) {
       Vector<T, 8> d[kAtOnce];
       Saved<K, T> kept[kAtOnce];
+      TMB_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
         const int64_t at = walk.offset + u * walk.stride;
         if (at < octets.size) {
@@ -66,6 +67,7 @@ __global__ void __launch_bounds__(kThreads) dact_chunks(T* dh, const S* saved, W
                                          length);
         }
       }
+      TMB_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
         const int64_t at = walk.offset + u * walk.stride;
         if (at < octets.size) {

@@ -26,6 +26,7 @@ __global__ void __launch_bounds__(kThreads) loss_octets(T* o, const T* bias, con
     for (; walk.row < walk.last; walk.advance(octets, kAtOnce)) {
       Vector<T, 8> logits[kAtOnce];
       Vector<Y, 8> targets[kAtOnce];
+      TMB_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
         const int64_t at = walk.offset + u * walk.stride;
         if (at < octets.size) {
@@ -34,6 +35,7 @@ __global__ void __launch_bounds__(kThreads) loss_octets(T* o, const T* bias, con
           targets[u] = get<kWhole>(target + at, length);
         }
       }
+      TMB_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
         const int64_t at = walk.offset + u * walk.stride;
         if (at < octets.size) {

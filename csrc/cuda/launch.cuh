@@ -13,6 +13,13 @@
 
 #include "../tensors.h"
 
+// Before a loop over an array in registers, where the compiler might not see by itself that it must unroll.
+#if defined(__NVCC__)
+#define TMB_UNROLL _Pragma("unroll")
+#else
+#define TMB_UNROLL
+#endif
+
 namespace tmb {
 
 constexpr int kWarp = 32;
