@@ -47,7 +47,7 @@ __device__ __forceinline__ void load_ahead(const T* o, int64_t k, int64_t stride
   TMB_UNROLL
   for (int u = 0; u < kVectorsAtOnce; ++u) {
     if (k + u * stride < q) {
-      logits[u] = load<V>(o + k + u * stride);
+      logits[u] = load_vector<V>(o + k + u * stride);
     }
   }
 }
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(std::max(kThreads, kGroup)) cross_entropy_rows
         for (int v = 0; v < V; ++v) {
           part += power<T>(x[v] - higher);
         }
-        mass = mass * exp_nonpositive(top - higher) + part;
+        mass = mass * power<T>(top - higher) + part;
         top = higher;
       }
     }

@@ -90,7 +90,7 @@ struct Walk {
 template <bool kWhole, typename T>
 __device__ __forceinline__ Vector<T, 8> get(const T* from, int length) {
   if constexpr (kWhole) {
-    return load<8>(from);
+    return load_vector<8>(from);
   } else {
     Vector<T, 8> v;
     for (int i = 0; i < 8; ++i) {

@@ -1,6 +1,8 @@
 // Sums and maxima over a warp or a block, in an order that is fixed; every thread has the result.
 #pragma once
 
+#include <cmath>
+
 #include "launch.cuh"
 
 namespace tmb {

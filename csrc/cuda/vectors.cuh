@@ -20,7 +20,7 @@ bool holds_vectors(const T* rows, int64_t columns) {
 }
 
 template <int V, typename T>
-__device__ __forceinline__ Vector<T, V> load(const T* from) {
+__device__ __forceinline__ Vector<T, V> load_vector(const T* from) {
   return *reinterpret_cast<const Vector<T, V>*>(from);
 }
 
@@ -53,6 +53,11 @@ __device__ __forceinline__ void widen(const Vector<T, V>& v, Wide<T> (&x)[V]) {
   for (int i = 0; i < V; ++i) {
     x[i] = static_cast<Wide<T>>(v.at[i]);
   }
+}
+
+template <int V, typename T>
+__device__ __forceinline__ void load(const T* from, Wide<T> (&x)[V]) {
+  widen(load_vector<V>(from), x);
 }
 
 // Two numbers, rounded to T, as one word: one instruction, of which the compiler makes no use by itself.
@@ -89,12 +94,12 @@ __device__ __forceinline__ Vector<T, V> narrow(const Wide<T> (&x)[V]) {
   return v;
 }
 
-// V logits of a row, with their bias where there is one: from column k on.
+// Logits of a row from column k on, with their bias where there is one.
 template <int V, typename T>
 __device__ __forceinline__ void add_bias(const T* bias, int64_t k, Wide<T> (&x)[V]) {
   if (bias != nullptr) {
     Wide<T> b[V];
-    widen(load<V>(bias + k), b);
+    load(bias + k, b);
     for (int v = 0; v < V; ++v) {
       x[v] += b[v];
     }
@@ -103,7 +108,7 @@ __device__ __forceinline__ void add_bias(const T* bias, int64_t k, Wide<T> (&x)[
 
 template <int V, typename T>
 __device__ __forceinline__ void load_biased(const T* row, const T* bias, int64_t k, Wide<T> (&x)[V]) {
-  widen(load<V>(row + k), x);
+  load(row + k, x);
   add_bias(bias, k, x);
 }
 
