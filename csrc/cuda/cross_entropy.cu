@@ -33,8 +33,8 @@ struct Arguments {
   __device__ __forceinline__ C weight(int64_t k) const { return class_weight != nullptr ? class_weight[k] : C(1); }
 };
 
-// eˣ for x ≤ 0. Where logits have 16 bits its error, relative, is below 2⁻²² + |x| 2⁻²³: with e^{−|x|} before it, 2⁻²¹ of
-// the mass, and in Ĝ less than its rounding.
+// eˣ for x ≤ 0. Where logits have 16 bits its error, relative, is below 2⁻²² + |x| 2⁻²³: with e^{−|x|} before it, 2⁻²¹
+// of the mass, and in Ĝ less than its rounding.
 template <typename T>
 __device__ __forceinline__ Wide<T> power(Wide<T> x) {
   return static_cast<Wide<T>>(exp_nonpositive(Arithmetic<T>(x)));

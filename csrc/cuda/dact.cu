@@ -176,8 +176,8 @@ void launch(const Tensor& dh, const Tensor& saved, Activation activation, const 
   });
 
   if (db != nullptr) {
-    run(add_chunks<T>, blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream(), sums_data, octets.chunks(), columns,
-        data<T>(*db));
+    run(add_chunks<T>, blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream(), sums_data, octets.chunks(),
+        columns, data<T>(*db));
   }
 }
 

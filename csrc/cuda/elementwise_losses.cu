@@ -78,11 +78,12 @@ std::tuple<Tensor, Tensor> launch(const Tensor& o, const MaybeTensor& bias, cons
     const Octets octets = flat ? Octets::flat(o.numel(), kLeastWalk, kMostBlocks)
                                : Octets(o.size(0), columns, kLeastWalk, most_chunks);
     sums = new_tensor(o, {int64_t(octets.grid())}, ScalarType::Double);
-    with_bool(holds_vectors<8>(o_data, run_length) && holds_vectors<8>(b, run_length) && holds_vectors<8>(y, run_length),
-              [&](auto whole) {
-                run(loss_octets<T, Y, Loss, decltype(whole)::value>, octets.grid(), octets.block(), 0, device.stream(),
-                    o_data, b, y, r, data<double>(sums), octets);
-              });
+    const bool whole = holds_vectors<8>(o_data, run_length) && holds_vectors<8>(b, run_length) &&
+                       holds_vectors<8>(y, run_length);
+    with_bool(whole, [&](auto whole) {
+      run(loss_octets<T, Y, Loss, decltype(whole)::value>, octets.grid(), octets.block(), 0, device.stream(), o_data, b,
+          y, r, data<double>(sums), octets);
+    });
   }
   return loss_and_scale<T>(o, sums, r, columns, mean, Loss::kFactor, device.stream());
 }

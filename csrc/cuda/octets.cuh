@@ -1,8 +1,8 @@
 // A matrix seen as octets: 8 neighbours of a row, as many as share a byte of a mask; the last of a row may be shorter.
 //
-// A block is lanes × rows threads, both chosen by the shape alone. A lane keeps its octet of columns, and so what belongs
-// to columns (a bias, a sum), while it walks down the rows; no thread divides 64-bit numbers. With kWhole all octets of
-// all matrices involved are complete and aligned.
+// A block is lanes × rows threads, both chosen by the shape alone. A lane keeps its octet of columns, and so what
+// belongs to columns (a bias, a sum), while it walks down the rows; no thread divides 64-bit numbers. With kWhole all
+// octets of all matrices involved are complete and aligned.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,8 @@ namespace tmb {
 template <typename T>
 using Arithmetic = std::conditional_t<sizeof(T) == 2, Coarse, Wide<T>>;
 
-// Bytes of each thread under way at a time: with a quarter of an SM's threads resident this is 32 KiB of the SM, which is
-// what 4.8 TB/s needs at a latency of 800 ns.
+// Bytes of each thread under way at a time: with a quarter of an SM's threads resident this is 32 KiB of the SM, which
+// is what 4.8 TB/s needs at a latency of 800 ns.
 constexpr int kBytesUnderWay = 64;
 
 // How many octets of each of so many matrices a thread loads before it computes.
@@ -33,8 +33,8 @@ struct Octets {
   unsigned strips;             // blocks beside each other
   int64_t chunk_rows;          // rows of a block's walk, which are dealt to its threads in turn
 
-  // A thread walks least_walk rows at least, more where there would be more than max_chunks chunks, but no chunk has more
-  // than max_rows rows.
+  // A thread walks least_walk rows at least, more where there would be more than max_chunks chunks; then no chunk has
+  // more than max_rows rows.
   Octets(int64_t rows, int64_t columns, int least_walk, int64_t max_chunks = kNoLimit, int64_t max_rows = kNoLimit)
       : rows(rows), columns(columns), size(rows * columns), per_row(ceil_div(columns, 8)), block_rows(kThreads) {
     strips = static_cast<unsigned>(ceil_div(per_row, kWarp));

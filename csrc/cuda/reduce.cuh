@@ -40,7 +40,7 @@ __device__ C reduce(C x, Op op) {
 }
 
 // The same over a block of up to kThreads threads of any shape, warps not full included; only its first thread has the
-// result.
+// result. Once a kernel: no barrier follows.
 template <typename Op, typename C>
 __device__ C reduce_block(C x, Op op) {
   __shared__ C part[kThreads];
