@@ -3,7 +3,7 @@
 // slope(z) is φ′ as a function of z. Where slope_from_output exists, it is φ′ as a function of h = φ(z).
 #pragma once
 
-#include "math.h"
+#include "coarse.h"
 
 namespace tmb {
 
@@ -106,7 +106,7 @@ struct Phi<Activation::gelu_tanh> {
 template <>
 struct Phi<Activation::softplus> {
   template <typename C> static TMB_INLINE C value(C z) {
-    const C soft = (z > C(0) ? z : C(0)) + log1p(exp_nonpositive(-std::fabs(z)));
+    const C soft = (z > C(0) ? z : C(0)) + log1p(exp_nonpositive(-magnitude(z)));
     return z > C(kSoftplusThreshold) ? z : soft;
   }
   template <typename C> static TMB_INLINE C slope(C z) {
@@ -114,10 +114,13 @@ struct Phi<Activation::softplus> {
   }
 };
 
+// Without a branch: max(z,0) + e^{min(z,0)} − 1.
 template <>
 struct Phi<Activation::elu> {
-  template <typename C> static TMB_INLINE C value(C z) { return z > C(0) ? z : expm1_nonpositive(z); }
-  template <typename C> static TMB_INLINE C slope(C z) { return z > C(0) ? C(1) : exp_nonpositive(z); }
+  template <typename C> static TMB_INLINE C value(C z) {
+    return (z > C(0) ? z : C(0)) + expm1_nonpositive(z > C(0) ? C(0) : z);
+  }
+  template <typename C> static TMB_INLINE C slope(C z) { return exp_nonpositive(z > C(0) ? C(0) : z); }
 };
 
 template <>

@@ -25,7 +25,7 @@ struct BinaryCrossEntropy {
   static constexpr double kFactor = 1;
   template <typename C>
   static TMB_INLINE LossTerm<C> at(C o, C y) {
-    const C e = exp_nonpositive(-std::fabs(o)), larger = C(1) / (C(1) + e);
+    const C e = exp_nonpositive(-magnitude(o)), larger = reciprocal(C(1) + e);
     const C loss = (o > C(0) ? o : C(0)) - o * y + log1p(e);
     return {loss, (o > C(0) ? larger : e * larger) - y};
   }

@@ -1,5 +1,5 @@
-// z ← φ(z + 1 bᵀ) and its variants: one pass over z, an octet a thread.
-#include "vectors.cuh"
+// z ← φ(z + 1 bᵀ) and its variants: one pass over z.
+#include "octets.cuh"
 
 namespace tmb {
 namespace {
@@ -13,40 +13,56 @@ struct Arguments {
   T* h;           // may be z
 };
 
-template <typename T, Activation A>
+template <typename T, Activation A, bool kWhole>
 __global__ void __launch_bounds__(kThreads) bias_act_octets(Arguments<T> a, Octets octets) {
   using C = Wide<T>;
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= octets.count()) {
+  constexpr int kAtOnce = kOctetsAtOnce<T, 1>;
+  const Walk walk(octets);
+  if (!walk.in_columns(octets)) {
     return;
   }
-  const int64_t row = i / octets.per_row, column = i % octets.per_row * 8, offset = row * octets.columns + column;
-  C x[8];
-  octets.get(a.z + offset, column, x);
-  if (a.bias != nullptr) {
-    C b[8];
-    octets.get(a.bias + column, column, b);
+  C b[8];
+  get_bias<kWhole>(a.bias, octets, walk.column, b);
+  Vector<T, 8> z[kAtOnce];
+  TMB_UNROLL
+  for (int u = 0; u < kAtOnce; ++u) {
+    const int64_t at = walk.offset + u * walk.stride;
+    if (at < octets.size) {
+      z[u] = get<kWhole>(a.z + at, walk.length(octets, at));
+    }
+  }
+  TMB_UNROLL
+  for (int u = 0; u < kAtOnce; ++u) {
+    const int64_t at = walk.offset + u * walk.stride;
+    if (at >= octets.size) {
+      return;
+    }
+    const int length = walk.length(octets, at);
+    C x[8];
+    widen(z[u], x);
     for (int j = 0; j < 8; ++j) {
       x[j] += b[j];
     }
-  }
-  if (a.kept != nullptr || a.mask != nullptr) {
-    unsigned bits = 0;
+    if (a.kept != nullptr || a.mask != nullptr) {
+      const Vector<T, 8> kept = narrow<T>(x);
+      widen(kept, x);  // φ of z as it is kept, rounded
+      if (a.kept != nullptr) {
+        put<kWhole>(a.kept + at, length, kept);
+      }
+      if (a.mask != nullptr) {
+        unsigned bits = 0;
+        for (int j = 0; j < 8; ++j) {
+          bits |= unsigned(x[j] > C(0)) << j;
+        }
+        a.mask[(walk.row + u * int64_t(octets.block_rows)) * octets.per_row + walk.column / 8] =
+            static_cast<uint8_t>(bits);
+      }
+    }
     for (int j = 0; j < 8; ++j) {
-      x[j] = static_cast<C>(static_cast<T>(x[j]));  // φ of z as it is kept, rounded
-      bits |= unsigned(x[j] > C(0)) << j;
+      x[j] = static_cast<C>(Phi<A>::value(Arithmetic<T>(x[j])));
     }
-    if (a.kept != nullptr) {
-      octets.put(a.kept + offset, column, x);
-    }
-    if (a.mask != nullptr) {
-      a.mask[i] = static_cast<uint8_t>(bits);
-    }
+    put<kWhole>(a.h + at, length, narrow<T>(x));
   }
-  for (int j = 0; j < 8; ++j) {
-    x[j] = Phi<A>::value(x[j]);
-  }
-  octets.put(a.h + offset, column, x);
 }
 
 template <typename T>
@@ -54,18 +70,22 @@ void launch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activatio
             uint8_t* mask) {
   const OnDeviceOf device(z);
   const Arguments<T> a{const_data<T>(z), const_data<T>(bias), keep ? data<T>(z) : nullptr, mask, data<T>(h)};
-  const int64_t columns = z.size(1);
-  const bool whole = holds_vectors<8>(a.z, columns) && holds_vectors<8>(a.bias, columns) &&
-                     holds_vectors<8>(a.h, columns);
-  const Octets octets(z.size(0), columns, whole);
-  const unsigned grid = blocks(octets.count(), kThreads);
-  switch (activation) {
-#define TMB_CASE(A)   \
-  case Activation::A: \
-    return run(bias_act_octets<T, Activation::A>, grid, kThreads, 0, device.stream(), a, octets);
-    TMB_ACTIVATIONS(TMB_CASE)
+  constexpr int walk = kOctetsAtOnce<T, 1>;
+  const bool flat = a.bias == nullptr && mask == nullptr;
+  const Octets octets = flat ? Octets::flat(z.numel(), walk) : Octets(z.size(0), z.size(1), walk);
+  const int64_t run_length = flat ? z.numel() : z.size(1);
+  with_bool(holds_vectors<8>(a.z, run_length) && holds_vectors<8>(a.bias, run_length) &&
+                holds_vectors<8>(a.h, run_length),
+            [&](auto whole) {
+              switch (activation) {
+#define TMB_CASE(A)                                                                                             \
+  case Activation::A:                                                                                           \
+    return run(bias_act_octets<T, Activation::A, decltype(whole)::value>, octets.grid(), octets.block(), 0,     \
+               device.stream(), a, octets);
+                TMB_ACTIVATIONS(TMB_CASE)
 #undef TMB_CASE
-  }
+              }
+            });
 }
 
 void dispatch(const Tensor& z, const MaybeTensor& bias, const Tensor& h, Activation a, bool keep, uint8_t* mask) {

@@ -93,7 +93,7 @@ struct WriteGradient {
         const C g = tile.first + k + v == tile.target[b] ? G.at_label(e, w) : G.at(e, w);
         x[v] = ignored ? C(0) : g;
       }
-      store(o + k, x);
+      store(o + k, narrow<T>(x));
     }
   }
 };

@@ -1,15 +1,20 @@
 // cross_entropy_: L, and o ← Ĝ. A warp or a block takes a row, and sweeps it twice: for the softmax's denominator, and
-// for Ĝ, when the row is still in the cache.
+// for Ĝ, backwards, as what was read last is in the cache for sure. Rows are long: a row of 128 K logits in bfloat16 is
+// 256 KiB, the whole L1 of an SM, so that a wide row has a large block, which leaves few rows under way.
 #include <limits>
 
 #include "../cross_entropy.h"
 #include "labels.cuh"
 #include "losses.cuh"
+#include "octets.cuh"
 
 namespace tmb {
 namespace {
 
-constexpr int64_t kWarpColumns = 1024;  // up to here a warp a row
+constexpr int64_t kWarpColumns = 1024;        // up to here a warp a row
+constexpr size_t kBlockBytes = 16 << 10;      // of a row: up to here a block of kThreads, of which an SM holds eight
+constexpr int kWideThreads = 1024;
+constexpr int kVectorsAtOnce = 2;              // loaded by a thread before it computes
 
 template <typename T>
 struct Arguments {
@@ -24,21 +29,43 @@ struct Arguments {
   double* weights;                 // r_b w_y
   int64_t rows, q, ignore_index;
   double smoothing;
+
+  __device__ __forceinline__ C weight(int64_t k) const { return class_weight != nullptr ? class_weight[k] : C(1); }
 };
+
+// eˣ for x ≤ 0. Where logits have 16 bits its error, relative, is below 2⁻²² + |x| 2⁻²³: with e^{−|x|} before it, 2⁻²¹
+// of the mass, and in Ĝ less than its rounding.
+template <typename T>
+__device__ __forceinline__ Wide<T> power(Wide<T> x) {
+  return static_cast<Wide<T>>(exp_nonpositive(Arithmetic<T>(x)));
+}
+
+// The vectors of logits at k, k + stride, …, as far as the row goes.
+template <int V, typename T>
+__device__ __forceinline__ void load_ahead(const T* o, int64_t k, int64_t stride, int64_t q,
+                                           Vector<T, V> (&logits)[kVectorsAtOnce]) {
+  TMB_UNROLL
+  for (int u = 0; u < kVectorsAtOnce; ++u) {
+    if (k + u * stride < q) {
+      logits[u] = load_vector<V>(o + k + u * stride);
+    }
+  }
+}
 
 // A thread reads and writes the same columns, V neighbours at a time, so that o needs no other fence.
 template <typename T, int V, int kGroup>
-__global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
+__global__ void __launch_bounds__(std::max(kThreads, kGroup)) cross_entropy_rows(Arguments<T> a) {
   using C = Wide<T>;
   constexpr int64_t stride = int64_t(kGroup) * V;
-  const int64_t b = int64_t(blockIdx.x) * (kThreads / kGroup) + threadIdx.x / kGroup;
+  const int64_t b = int64_t(blockIdx.x) * (std::max(kThreads, kGroup) / kGroup) + threadIdx.x / kGroup;
   if (b >= a.rows) {
     return;
   }
   const int64_t first = int64_t(threadIdx.x % kGroup) * V, y = a.target[b];
   T* const o = a.o + b * a.q;
   if (y == a.ignore_index) {
-    const C zeros[V] = {};
+    const Wide<T> zero[V] = {};
+    const Vector<T, V> zeros = narrow<T>(zero);
     for (int64_t k = first; k < a.q; k += stride) {
       store(o + k, zeros);
     }
@@ -51,18 +78,26 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
 
   // Online: mass = Σ e^{x − top} of what has been read. top starts finite, so that −∞ − top is no NaN.
   C top = std::numeric_limits<C>::lowest(), mass = 0;
-  for (int64_t k = first; k < a.q; k += stride) {
-    C x[V];
-    load_biased(o, a.bias, k, x);
-    C higher = top;
-    for (int v = 0; v < V; ++v) {
-      higher = Max()(higher, x[v]);
+  constexpr int64_t leap = kVectorsAtOnce * stride;
+  for (int64_t k = first; k < a.q; k += leap) {
+    Vector<T, V> logits[kVectorsAtOnce];
+    load_ahead(o, k, stride, a.q, logits);
+    TMB_UNROLL
+    for (int u = 0; u < kVectorsAtOnce; ++u) {
+      if (k + u * stride < a.q) {
+        C x[V], higher = top, part = 0;
+        widen(logits[u], x);
+        add_bias(a.bias, k + u * stride, x);
+        for (int v = 0; v < V; ++v) {
+          higher = Max()(higher, x[v]);
+        }
+        for (int v = 0; v < V; ++v) {
+          part += power<T>(x[v] - higher);
+        }
+        mass = mass * power<T>(top - higher) + part;
+        top = higher;
+      }
     }
-    mass *= exp_nonpositive(top - higher);
-    for (int v = 0; v < V; ++v) {
-      mass += exp_nonpositive(x[v] - higher);
-    }
-    top = higher;
   }
   const C own_top = top;
   top = reduce<kGroup>(top, Max());
@@ -76,20 +111,39 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_rows(Arguments<T> a) {
   const RowGradient<C> G(t, r, mass);
   C x_y = 0;
   double weighted_below_top = 0;  // Σ_k w_k (top − x_k): every term ≥ 0, nothing cancels
-  for (int64_t k = first; k < a.q; k += stride) {
-    C x[V];
-    load_biased(o, a.bias, k, x);
-    C below = 0;
-    for (int v = 0; v < V; ++v) {
-      const C w_k = smooth && a.class_weight != nullptr ? a.class_weight[k + v] : C(1);
-      below += w_k * (top - x[v]);
-      const bool at_label = k + v == y;
-      x_y = at_label ? x[v] : x_y;
-      const C e = exp_nonpositive(x[v] - top);
-      x[v] = at_label ? G.at_label(e, w_k) : G.at(e, w_k);
+  for (int64_t k = first + ((a.q - first + leap - 1) / leap - 1) * leap; k >= first; k -= leap) {
+    Vector<T, V> logits[kVectorsAtOnce];
+    load_ahead(o, k, stride, a.q, logits);
+    TMB_UNROLL
+    for (int u = 0; u < kVectorsAtOnce; ++u) {
+      const int64_t k_u = k + u * stride;
+      if (k_u < a.q) {
+        C x[V], g[V];
+        widen(logits[u], x);
+        add_bias(a.bias, k_u, x);
+        for (int v = 0; v < V; ++v) {
+          g[v] = G.per_mass * power<T>(x[v] - top);
+        }
+        if (smooth) {
+          C below = 0;
+          for (int v = 0; v < V; ++v) {
+            const C w_k = a.weight(k_u + v);
+            below += w_k * (top - x[v]);
+            g[v] -= G.soft * w_k;
+          }
+          weighted_below_top += below;
+        }
+        if (k_u <= y && y < k_u + V) {
+          for (int v = 0; v < V; ++v) {
+            if (k_u + v == y) {
+              x_y = x[v];
+              g[v] = G.at_label(power<T>(x_y - top), smooth ? a.weight(y) : C(0));
+            }
+          }
+        }
+        store(o + k_u, narrow<T>(g));
+      }
     }
-    weighted_below_top += below;
-    store(o + k, x);
   }
   if (smooth) {
     weighted_below_top = reduce<kGroup>(weighted_below_top, Sum());
@@ -117,8 +171,10 @@ template <typename T, int V>
 void launch_rows(const Arguments<T>& a, cudaStream_t stream) {
   if (a.q <= kWarpColumns) {
     run(cross_entropy_rows<T, V, kWarp>, blocks(a.rows, kThreads / kWarp), kThreads, 0, stream, a);
-  } else {
+  } else if (a.q * sizeof(T) <= kBlockBytes) {
     run(cross_entropy_rows<T, V, kThreads>, blocks(a.rows, 1), kThreads, 0, stream, a);
+  } else {
+    run(cross_entropy_rows<T, V, kWideThreads>, blocks(a.rows, 1), kWideThreads, 0, stream, a);
   }
 }
 

@@ -4,68 +4,84 @@
 // chunks in double. No atomics: chunks depend on the shape alone, and all orders are fixed.
 #include <torch/csrc/stable/ops.h>
 
-#include "vectors.cuh"
+#include "octets.cuh"
 
 namespace tmb {
 namespace {
 
-// A block is lanes × rows threads, both powers of two; a lane holds an octet of columns.
-struct Plan {
-  int lanes, rows;
-  int64_t strips, chunk_rows, chunks;
+// At most 1024 rows a chunk bound the error of its sums; at least 8 rows a thread, and 512 chunks at most while that
+// allows it, bound the share of partial sums in the traffic.
+constexpr int kLeastWalk = 8;
+constexpr int64_t kMostChunks = 512, kMostRows = 1024;
 
-  explicit Plan(const Octets& octets) : lanes(1) {
-    while (lanes < kWarp && lanes < octets.per_row) {
-      lanes *= 2;
-    }
-    rows = kThreads / lanes;
-    strips = ceil_div(octets.per_row, lanes);
-    // At most 1024 rows, which bounds both the error of a sum and the share of partial sums in the traffic (4 rows a
-    // thread at least).
-    chunk_rows = std::clamp<int64_t>(ceil_div(octets.rows, 512), 4 * rows, 1024);
-    chunks = ceil_div(octets.rows, chunk_rows);
-  }
-};
+template <typename T, Kind K>
+constexpr int kDactAtOnce = kOctetsAtOnce<T, K == Kind::mask ? 1 : 2>;
 
-// slope ← φ′ of the octet in this row and column
-template <Activation A, Kind K, typename T, typename S>
-__device__ __forceinline__ void slopes(const Octets& octets, const S* saved, int64_t row, int64_t column,
-                                       Wide<T> (&slope)[8]) {
-  using C = Wide<T>;
+// What a thread loads of saved for an octet of dh: an octet, or the byte that holds its bits.
+template <Kind K, typename T>
+using Saved = std::conditional_t<K == Kind::mask, uint8_t, Vector<T, 8>>;
+
+template <Kind K, bool kWhole, typename S>
+__device__ __forceinline__ auto get_saved(const S* saved, const Octets& octets, int64_t row, int64_t column,
+                                          int64_t offset, int length) {
   if constexpr (K == Kind::mask) {
-    const unsigned bits = saved[row * octets.per_row + column / 8];
+    return saved[row * octets.per_row + column / 8];
+  } else {
+    return get<kWhole>(saved + offset, length);
+  }
+}
+
+// slope ← φ′ of the octet
+template <Activation A, Kind K, typename T>
+__device__ __forceinline__ void slopes(const Saved<K, T>& saved, Wide<T> (&slope)[8]) {
+  if constexpr (K == Kind::mask) {
     for (int j = 0; j < 8; ++j) {
-      slope[j] = slope_from<A, K>(static_cast<C>(bits >> j & 1u));
+      slope[j] = slope_from<A, K>(static_cast<Wide<T>>(saved >> j & 1u));
     }
   } else {
-    octets.get(saved + row * octets.columns + column, column, slope);
+    widen(saved, slope);
     for (int j = 0; j < 8; ++j) {
-      slope[j] = slope_from<A, K>(slope[j]);
+      slope[j] = static_cast<Wide<T>>(slope_from<A, K>(Arithmetic<T>(slope[j])));
     }
   }
 }
 
 // sums: (chunks, columns), or null if they are not wanted
-template <typename T, Activation A, Kind K, typename S>
-__global__ void __launch_bounds__(kThreads)
-    dact_chunks(T* dh, const S* saved, Wide<T>* sums, Octets octets, int64_t strips, int64_t chunk_rows) {
+template <typename T, Activation A, Kind K, bool kWhole, typename S>
+__global__ void __launch_bounds__(kThreads) dact_chunks(T* dh, const S* saved, Wide<T>* sums, Octets octets) {
   using C = Wide<T>;
-  const int64_t chunk = blockIdx.x / strips, strip = blockIdx.x % strips;
-  const int64_t column = (strip * blockDim.x + threadIdx.x) * 8;
-  const int64_t last = min((chunk + 1) * chunk_rows, octets.rows);
+  constexpr int kAtOnce = kDactAtOnce<T, K>;
+  Walk walk(octets);
   C sum[8] = {};
-  if (column < octets.columns) {
-    for (int64_t row = chunk * chunk_rows + threadIdx.y; row < last; row += blockDim.y) {
-      T* const at = dh + row * octets.columns + column;
-      C d[8], slope[8];
-      octets.get(at, column, d);
-      slopes<A, K, T>(octets, saved, row, column, slope);
-      for (int j = 0; j < 8; ++j) {
-        d[j] *= slope[j];
-        sum[j] += d[j];
+  if (walk.in_columns(octets)) {
+    for (; walk.row < walk.last; walk.advance(octets, kAtOnce)) {
+      Vector<T, 8> d[kAtOnce];
+      Saved<K, T> kept[kAtOnce];
+      TMB_UNROLL
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int64_t at = walk.offset + u * walk.stride;
+        if (at < octets.size) {
+          const int length = walk.length(octets, at);
+          d[u] = get<kWhole>(dh + at, length);
+          kept[u] = get_saved<K, kWhole>(saved, octets, walk.row + u * int64_t(octets.block_rows), walk.column, at,
+                                         length);
+        }
       }
-      if constexpr (A != Activation::identity) {
-        octets.put(at, column, d);
+      TMB_UNROLL
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int64_t at = walk.offset + u * walk.stride;
+        if (at < octets.size) {
+          C x[8], slope[8];
+          widen(d[u], x);
+          slopes<A, K, T>(kept[u], slope);
+          for (int j = 0; j < 8; ++j) {
+            x[j] *= slope[j];
+            sum[j] += x[j];
+          }
+          if constexpr (A != Activation::identity) {
+            put<kWhole>(dh + at, walk.length(octets, at), narrow<T>(x));
+          }
+        }
       }
     }
   }
@@ -85,9 +101,9 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (threadIdx.y == 0 && column < octets.columns) {
-    for (int j = 0; j < octets.length(column); ++j) {
-      sums[chunk * octets.columns + column + j] = shared[j][thread];
+  if (threadIdx.y == 0 && walk.in_columns(octets)) {
+    for (int j = 0; j < min(octets.columns - walk.column, int64_t(8)); ++j) {
+      sums[walk.chunk * octets.columns + walk.column + j] = shared[j][thread];
     }
   }
 }
@@ -124,42 +140,44 @@ void launch(const Tensor& dh, const Tensor& saved, Activation activation, const 
   const int64_t columns = dh.size(1);
   T* const dh_data = data<T>(dh);
   const S* const saved_data = const_data<S>(saved);
-  const bool whole = holds_vectors<8>(dh_data, columns) && (K == Kind::mask || holds_vectors<8>(saved_data, columns));
-  const Octets octets(dh.size(0), columns, whole);
-  const Plan plan(octets);
+  const bool flat = db == nullptr && K != Kind::mask;
+  const int64_t run_length = flat ? dh.numel() : columns;
+  const bool whole =
+      holds_vectors<8>(dh_data, run_length) && (K == Kind::mask || holds_vectors<8>(saved_data, run_length));
+  const Octets octets = flat ? Octets::flat(dh.numel(), kDactAtOnce<T, K>)
+                             : Octets(dh.size(0), columns, kLeastWalk, kMostChunks, kMostRows);
   MaybeTensor sums;
   if (db != nullptr) {
-    sums = new_tensor(dh, {plan.chunks, columns}, wide_type(dh.scalar_type()));
+    sums = new_tensor(dh, {octets.chunks(), columns}, wide_type(dh.scalar_type()));
   }
   C* const sums_data = db != nullptr ? data<C>(*sums) : nullptr;
-  const auto grid = static_cast<unsigned>(plan.chunks * plan.strips);
-  const dim3 block(plan.lanes, plan.rows);
 
-#define TMB_CASE(A)                                                                                            \
-  case Activation::A:                                                                                          \
-    run(dact_chunks<T, Activation::A, K, S>, grid, block, 0, device.stream(), dh_data, saved_data, sums_data, octets, \
-        plan.strips, plan.chunk_rows);                                                                         \
-    break;
-  if constexpr (K == Kind::z) {
-    switch (activation) { TMB_ACTIVATIONS(TMB_CASE) }
-  } else if constexpr (K == Kind::h) {
-    switch (activation) {
-      TMB_ACTIVATIONS_FROM_OUTPUT(TMB_CASE)
-      default:
-        return;  // check_dact has refused this pair
+  with_bool(whole, [&](auto whole) {
+#define TMB_CASE(A)                                                                                           \
+  case Activation::A:                                                                                         \
+    return run(dact_chunks<T, Activation::A, K, decltype(whole)::value, S>, octets.grid(), octets.block(), 0, \
+               device.stream(), dh_data, saved_data, sums_data, octets);
+    if constexpr (K == Kind::z) {
+      switch (activation) { TMB_ACTIVATIONS(TMB_CASE) }
+    } else if constexpr (K == Kind::h) {
+      switch (activation) {
+        TMB_ACTIVATIONS_FROM_OUTPUT(TMB_CASE)
+        default:
+          return;  // check_dact has refused this pair
+      }
+    } else {
+      switch (activation) {
+        TMB_ACTIVATIONS_BINARY(TMB_CASE)
+        default:
+          return;
+      }
     }
-  } else {
-    switch (activation) {
-      TMB_ACTIVATIONS_BINARY(TMB_CASE)
-      default:
-        return;
-    }
-  }
 #undef TMB_CASE
+  });
 
   if (db != nullptr) {
-    run(add_chunks<T>, blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream(), sums_data, plan.chunks, columns,
-        data<T>(*db));
+    run(add_chunks<T>, blocks(columns, kWarp), dim3(kWarp, kWarp), 0, device.stream(), sums_data, octets.chunks(),
+        columns, data<T>(*db));
   }
 }
 

@@ -13,6 +13,13 @@
 
 #include "../tensors.h"
 
+// Before a loop over an array in registers, where the compiler might not see by itself that it must unroll.
+#if defined(__NVCC__)
+#define TMB_UNROLL _Pragma("unroll")
+#else
+#define TMB_UNROLL
+#endif
+
 namespace tmb {
 
 constexpr int kWarp = 32;
@@ -38,6 +45,12 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline unsigned blocks(int64_t items, int64_t items_per_block) {
   return static_cast<unsigned>(ceil_div(items, items_per_block));
+}
+
+// Calls f with std::true_type or std::false_type.
+template <typename F>
+void with_bool(bool condition, F&& f) {
+  condition ? f(std::true_type()) : f(std::false_type());
 }
 
 // kernel<<<grid, block, shared bytes, stream>>>(arguments…), checked.

@@ -1,6 +1,8 @@
 // Sums and maxima over a warp or a block, in an order that is fixed; every thread has the result.
 #pragma once
 
+#include <cmath>
+
 #include "launch.cuh"
 
 namespace tmb {
@@ -13,7 +15,7 @@ struct Sum {
 // NaN loses.
 struct Max {
   template <typename C>
-  __device__ __forceinline__ C operator()(C a, C b) const { return a > b || b != b ? a : b; }
+  __device__ __forceinline__ C operator()(C a, C b) const { return std::fmax(a, b); }
 };
 
 // Over kGroup neighbouring threads: a warp, or the whole block, all threads of which must call.
@@ -35,6 +37,23 @@ __device__ C reduce(C x, Op op) {
     __syncthreads();  // the next call may write part again
   }
   return x;
+}
+
+// The same over a block of up to kThreads threads of any shape, warps not full included; only its first thread has the
+// result. Once a kernel: no barrier follows.
+template <typename Op, typename C>
+__device__ C reduce_block(C x, Op op) {
+  __shared__ C part[kThreads];
+  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x * blockDim.y);
+  part[thread] = x;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (thread < half && thread + half < threads) {
+      part[thread] = op(part[thread], part[thread + half]);
+    }
+  }
+  return part[thread];
 }
 
 }  // namespace tmb

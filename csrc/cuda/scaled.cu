@@ -1,21 +1,34 @@
-// factor · g in a new tensor, multiplied before it is rounded: an octet a thread.
-#include "vectors.cuh"
+// factor · g in a new tensor, multiplied before it is rounded.
+#include "octets.cuh"
 
 namespace tmb {
 namespace {
 
-template <typename T>
+template <typename T, bool kWhole>
 __global__ void __launch_bounds__(kThreads) scaled_octets(const T* g, const Wide<T>* factor, T* to, Octets octets) {
-  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= octets.count()) {
-    return;
+  constexpr int kAtOnce = kOctetsAtOnce<T, 1>;
+  const Walk walk(octets);
+  const Wide<T> f = *factor;
+  Vector<T, 8> from[kAtOnce];
+  TMB_UNROLL
+  for (int u = 0; u < kAtOnce; ++u) {
+    const int64_t at = walk.offset + u * walk.stride;
+    if (at < octets.size) {
+      from[u] = get<kWhole>(g + at, walk.length(octets, at));
+    }
   }
-  Wide<T> x[8];
-  octets.get(g + 8 * i, 8 * i, x);
-  for (int j = 0; j < 8; ++j) {
-    x[j] *= *factor;
+  TMB_UNROLL
+  for (int u = 0; u < kAtOnce; ++u) {
+    const int64_t at = walk.offset + u * walk.stride;
+    if (at < octets.size) {
+      Wide<T> x[8];
+      widen(from[u], x);
+      for (int j = 0; j < 8; ++j) {
+        x[j] *= f;
+      }
+      put<kWhole>(to + at, walk.length(octets, at), narrow<T>(x));
+    }
   }
-  octets.put(to + 8 * i, 8 * i, x);
 }
 
 Tensor scaled(Tensor g, Tensor factor) {
@@ -28,9 +41,11 @@ Tensor scaled(Tensor g, Tensor factor) {
   with_type(g.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* const from = const_data<T>(g);
-    const Octets flat(1, g.numel(), holds_vectors<8>(from, g.numel()) && holds_vectors<8>(data<T>(to), g.numel()));
-    run(scaled_octets<T>, blocks(flat.count(), kThreads), kThreads, 0, device.stream(), from,
-        const_data<Wide<T>>(factor), data<T>(to), flat);
+    const Octets octets = Octets::flat(g.numel(), kOctetsAtOnce<T, 1>);
+    with_bool(holds_vectors<8>(from, g.numel()) && holds_vectors<8>(data<T>(to), g.numel()), [&](auto whole) {
+      run(scaled_octets<T, decltype(whole)::value>, octets.grid(), octets.block(), 0, device.stream(), from,
+          const_data<Wide<T>>(factor), data<T>(to), octets);
+    });
   });
   return to;
 }

@@ -1,6 +1,9 @@
 // Several neighbours of a row in one thread, loaded and stored 16 bytes at a time where they are aligned.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "launch.cuh"
 
 namespace tmb {
@@ -17,17 +20,83 @@ bool holds_vectors(const T* rows, int64_t columns) {
 }
 
 template <int V, typename T>
-__device__ __forceinline__ void load(const T* from, Wide<T> (&x)[V]) {
-  const auto v = *reinterpret_cast<const Vector<T, V>*>(from);
+__device__ __forceinline__ Vector<T, V> load_vector(const T* from) {
+  return *reinterpret_cast<const Vector<T, V>*>(from);
+}
+
+// One access, said so: the members of a class may be stored one by one.
+__device__ __forceinline__ void store_16_bytes(void* to, uint4 words) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words.x),
+               "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+#else
+  *static_cast<uint4*>(to) = words;
+#endif
+}
+
+template <int V, typename T>
+__device__ __forceinline__ void store(T* to, const Vector<T, V>& v) {
+  if constexpr (sizeof v % sizeof(uint4) == 0) {
+    uint4 words[sizeof v / sizeof(uint4)];
+    std::memcpy(words, &v, sizeof v);
+    for (size_t i = 0; i < sizeof v / sizeof(uint4); ++i) {
+      store_16_bytes(reinterpret_cast<uint4*>(to) + i, words[i]);
+    }
+  } else {
+    *reinterpret_cast<Vector<T, V>*>(to) = v;
+  }
+}
+
+template <int V, typename T>
+__device__ __forceinline__ void widen(const Vector<T, V>& v, Wide<T> (&x)[V]) {
   for (int i = 0; i < V; ++i) {
     x[i] = static_cast<Wide<T>>(v.at[i]);
   }
 }
 
-// V logits of a row, from column k on, with their bias where there is one.
 template <int V, typename T>
-__device__ __forceinline__ void load_biased(const T* row, const T* bias, int64_t k, Wide<T> (&x)[V]) {
-  load(row + k, x);
+__device__ __forceinline__ void load(const T* from, Wide<T> (&x)[V]) {
+  widen(load_vector<V>(from), x);
+}
+
+// Two numbers, rounded to T, as one word: one instruction, of which the compiler makes no use by itself.
+template <typename T>
+__device__ __forceinline__ uint32_t narrow_pair(float low, float high) {
+  uint32_t pair;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+#else
+  const Vector<T, 2> v{{static_cast<T>(low), static_cast<T>(high)}};
+  std::memcpy(&pair, &v, sizeof pair);
+#endif
+  return pair;
+}
+
+template <typename T, int V>
+__device__ __forceinline__ Vector<T, V> narrow(const Wide<T> (&x)[V]) {
+  Vector<T, V> v;
+  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+    uint32_t pairs[V / 2];
+    for (int i = 0; i < V / 2; ++i) {
+      pairs[i] = narrow_pair<T>(x[2 * i], x[2 * i + 1]);
+    }
+    std::memcpy(&v, pairs, sizeof v);
+  } else {
+    for (int i = 0; i < V; ++i) {
+      v.at[i] = static_cast<T>(x[i]);
+    }
+  }
+  return v;
+}
+
+// Logits of a row from column k on, with their bias where there is one.
+template <int V, typename T>
+__device__ __forceinline__ void add_bias(const T* bias, int64_t k, Wide<T> (&x)[V]) {
   if (bias != nullptr) {
     Wide<T> b[V];
     load(bias + k, b);
@@ -38,52 +107,9 @@ __device__ __forceinline__ void load_biased(const T* row, const T* bias, int64_t
 }
 
 template <int V, typename T>
-__device__ __forceinline__ void store(T* to, const Wide<T> (&x)[V]) {
-  Vector<T, V> v;
-  for (int i = 0; i < V; ++i) {
-    v.at[i] = static_cast<T>(x[i]);
-  }
-  *reinterpret_cast<Vector<T, V>*>(to) = v;
+__device__ __forceinline__ void load_biased(const T* row, const T* bias, int64_t k, Wide<T> (&x)[V]) {
+  load(row + k, x);
+  add_bias(bias, k, x);
 }
-
-// A matrix seen as octets: 8 neighbours of a row, as many as share a byte of a mask; the last of a row may be shorter.
-struct Octets {
-  int64_t rows, columns, per_row;
-  bool whole;  // all octets of all matrices involved are complete and aligned
-
-  Octets(int64_t rows, int64_t columns, bool whole)
-      : rows(rows), columns(columns), per_row(ceil_div(columns, 8)), whole(whole) {}
-
-  TMB_INLINE int64_t count() const { return rows * per_row; }
-
-  __device__ int length(int64_t column) const { return static_cast<int>(min(columns - column, int64_t(8))); }
-
-  // x ← the octet at from, which starts in this column; 0 beyond its end
-  template <typename T, typename C>
-  __device__ __forceinline__ void get(const T* from, int64_t column, C (&x)[8]) const {
-    if (whole) {
-      load(from, x);
-      return;
-    }
-    const int n = length(column);
-    for (int i = 0; i < 8; ++i) {
-      x[i] = i < n ? static_cast<C>(from[i]) : C(0);
-    }
-  }
-
-  template <typename T, typename C>
-  __device__ __forceinline__ void put(T* to, int64_t column, const C (&x)[8]) const {
-    if (whole) {
-      store(to, x);
-      return;
-    }
-    const int n = length(column);
-    for (int i = 0; i < 8; ++i) {
-      if (i < n) {
-        to[i] = static_cast<T>(x[i]);
-      }
-    }
-  }
-};
 
 }  // namespace tmb

@@ -9,7 +9,20 @@ from torch_manual_bp.equations import ACTIVATIONS
 
 from .precision import assert_accurate
 
-SHAPES = [(0, 5), (1, 1), (5, 7), (5, 8), (300, 9), (5, 31), (300, 33), (5, 257), (3, 2051), (2, 4099), (300, 0)]
+SHAPES = [
+    (0, 5),
+    (1, 1),
+    (5, 7),
+    (5, 8),
+    (300, 9),
+    (5, 31),
+    (70, 264),
+    (300, 33),
+    (5, 257),
+    (3, 2051),
+    (2, 4099),
+    (300, 0),
+]
 MASKED = ("relu", "leaky_relu")
 
 

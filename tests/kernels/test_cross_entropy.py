@@ -10,7 +10,7 @@ from torch_manual_bp import kernels
 
 from .precision import assert_accurate, assert_loss_accurate
 
-SHAPES = [(1, 1), (5, 7), (300, 8), (300, 10), (5, 31), (5, 33), (33, 257), (3, 5003)]
+SHAPES = [(1, 1), (5, 7), (300, 8), (300, 10), (5, 31), (5, 33), (33, 257), (3, 1032), (3, 5003), (2, 8200), (2, 8201)]
 IGNORED = -100
 
 

@@ -10,7 +10,7 @@ from torch_manual_bp import kernels
 
 from .precision import assert_accurate, assert_loss_accurate
 
-SHAPES = [(1, 1), (5, 7), (300, 8), (300, 1), (5, 33), (33, 257), (3, 5003)]
+SHAPES = [(1, 1), (5, 7), (300, 8), (300, 1), (5, 33), (70, 264), (33, 257), (3, 5003)]
 OPS = {"mse": kernels.mse_, "bce": kernels.bce_with_logits_}
 
 
