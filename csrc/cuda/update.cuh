@@ -147,7 +147,7 @@ struct WriteGradient {
         g[v] += before[v];
       }
     }
-    store(u.first + i, g);
+    store(u.first + i, narrow<T>(g));
   }
 };
 
@@ -182,9 +182,9 @@ struct Sgd {
       p[v] -= by.lr * step;
     }
     if (u.first != nullptr) {
-      store(u.first + i, buffer);
+      store(u.first + i, narrow<T>(buffer));
     }
-    store(u.p + i, p);
+    store(u.p + i, narrow<T>(p));
   }
 };
 
@@ -236,9 +236,9 @@ struct Adam {
       second[v] = by.v_keep * second[v] + by.v_share * g * g;
       p[v] = by.keep * p[v] - by.size * m[v] / (std::sqrt(second[v]) * by.inverse_correction + by.eps);
     }
-    store(u.first + i, m);
-    store(u.second + i, second);
-    store(u.p + i, p);
+    store(u.first + i, narrow<T>(m));
+    store(u.second + i, narrow<T>(second));
+    store(u.p + i, narrow<T>(p));
   }
 };
 
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(kThreads)
                    }
                    total += part;
                    if (chunks.count > 1) {
-                     store(u.sum + i, sum);
+                     store(u.sum + i, narrow<T>(sum));
                    }
                  });
   total = reduce<kThreads>(total, Sum());

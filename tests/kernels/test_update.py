@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torch_manual_bp import kernels
+from torch_manual_bp.kernels import fallback
 
 from .precision import assert_accurate
 
@@ -16,6 +17,7 @@ DECAY = (0.0, 0.1, 0.01, 0.0)
 WIDE = [torch.float32, torch.float64]
 wide = pytest.mark.parametrize("dtype", WIDE, ids=str)
 
+STEPS = {"compiled": 1000, "plain": 1000, "cuda_on_cpu": 50}  # emulated ones take longer
 SGD = {"plain": (0.0, False), "momentum": (0.9, False), "nesterov": (0.9, True)}
 
 
@@ -80,12 +82,12 @@ def assert_trained_alike(dtype, p, start, optimizer, clip_norm, steps):
 @wide
 @pytest.mark.parametrize("clip_norm", [math.inf, 1.0], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("momentum, nesterov", SGD.values(), ids=SGD)
-def test_a_thousand_steps_of_sgd(backend, dtype, momentum, nesterov, clip_norm):
+def test_many_steps_of_sgd(backend, dtype, momentum, nesterov, clip_norm):
     start = parameters(dtype)
     p, buffers = [t.clone() for t in start], [torch.zeros_like(t) for t in start] if momentum else []
-    for i in range(1000):
+    for i in range(STEPS[backend]):
         kernels.sgd_(p, gradient(p, i), buffers, sgd_hyper(momentum), clip_norm, nesterov)
-    state = assert_trained_alike(dtype, p, start, torch_sgd(momentum, nesterov), clip_norm, 1000)
+    state = assert_trained_alike(dtype, p, start, torch_sgd(momentum, nesterov), clip_norm, STEPS[backend])
     for buffer, torch_state in zip(buffers, state, strict=False):
         torch.testing.assert_close(buffer, torch_state["momentum_buffer"], rtol=1e-3, atol=1e-4)
 
@@ -93,18 +95,32 @@ def test_a_thousand_steps_of_sgd(backend, dtype, momentum, nesterov, clip_norm):
 @wide
 @pytest.mark.parametrize("clip_norm", [math.inf, 1.0], ids=["no_clip", "clip"])
 @pytest.mark.parametrize("decoupled", [False, True], ids=["Adam", "AdamW"])
-def test_a_thousand_steps_of_adam(backend, dtype, decoupled, clip_norm):
+def test_many_steps_of_adam(backend, dtype, decoupled, clip_norm):
     start = parameters(dtype)
     p = [t.clone() for t in start]
     m, v = ([torch.zeros_like(t) for t in start] for _ in range(2))
     step = [torch.tensor(0.0) for _ in start]
-    for i in range(1000):
+    for i in range(STEPS[backend]):
         kernels.adam_(p, gradient(p, i), m, v, step, adam_hyper(), clip_norm, decoupled)
-    state = assert_trained_alike(dtype, p, start, torch_adam(decoupled), clip_norm, 1000)
+    state = assert_trained_alike(dtype, p, start, torch_adam(decoupled), clip_norm, STEPS[backend])
     for i, torch_state in enumerate(state):
-        assert step[i] == torch_state["step"] == 1000
+        assert step[i] == torch_state["step"] == STEPS[backend]
         torch.testing.assert_close(m[i], torch_state["exp_avg"], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(v[i], torch_state["exp_avg_sq"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (2055,), (70, 4100)], ids=str)
+@pytest.mark.parametrize("count", [1, 9])
+def test_any_number_of_parameters_of_any_size(backend, count, shape):
+    """On CUDA eight to a launch, and more elements than a thread takes; the norm is that of all of them."""
+    p, g, m, v = ([torch.randn(shape) for _ in range(count)] for _ in range(4))
+    v = [t.abs() for t in v]
+    q, n, w = ([t.double() for t in tensors] for tensors in (p, m, v))
+    step, hyper = [torch.tensor(2.0) for _ in p], adam_hyper()[:1].expand(count, -1).contiguous()
+    kernels.adam_(p, g, m, v, step, hyper, 1.0, True)
+    fallback.adam_(q, [t.double() for t in g], n, w, [torch.tensor(2.0) for _ in p], hyper, 1.0, True)
+    for ours, true in zip((*p, *m, *v), (*q, *n, *w), strict=True):
+        torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-6)
 
 
 @wide

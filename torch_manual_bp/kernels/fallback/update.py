@@ -42,12 +42,15 @@ def sgd_products_(
             raise ValueError(f"{op}: {name} must have shape ({len(x)}, {columns}), got {tuple(tensor.shape)}")
     if w2.shape[1] != width:
         raise ValueError(f"{op}: w2 must have shape ({q}, {width}), got {tuple(w2.shape)}")
+    updated = []
     for w, left, right, b, db in ((w1, dz, x, b1, db1), (w2, g, h, b2, db2)):
         penalty, lr, weight_decay, _ = next(rows)
-        w.addmm_(left.t(), right, beta=1 - lr * (penalty + weight_decay), alpha=-lr * factor)
+        updated.append((w, w.addmm(left.t(), right, beta=1 - lr * (penalty + weight_decay), alpha=-lr * factor)))
         if b is not None and db is not None:
             _, lr, weight_decay, _ = next(rows)
-            b.copy_(b.to(db.dtype).mul(1 - lr * weight_decay).sub_(db, alpha=lr))
+            updated.append((b, b.to(db.dtype).mul(1 - lr * weight_decay).sub_(db, alpha=lr)))
+    for p, new in updated:
+        p.copy_(new)
 
 
 @torch.no_grad()
