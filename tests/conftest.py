@@ -1,15 +1,21 @@
 import os
+import signal
 from collections import defaultdict
 from contextlib import nullcontext
 
 import pytest
 import torch
+from kernels import cuda_on_cpu
 
 from torch_manual_bp.equations import ACTIVATIONS
 from torch_manual_bp.kernels import _dispatch
 
 ACCELERATOR = os.environ.get("TMB_TEST_DEVICE", "cuda")  # another of torch's device types runs the same tests
 DEVICES = ("cpu", ACCELERATOR)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where a shell started this with &: no child would see Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def why_absent(device):
@@ -57,10 +63,24 @@ def device_kernels(on_device):
     return torch.ops.torch_manual_bp
 
 
-@pytest.fixture(params=["compiled", "python"])
+@pytest.fixture(scope="session")
+def emulated(request, tmp_path_factory):
+    """The CUDA kernels as ops for CPU tensors; they are built once."""
+    if why := cuda_on_cpu.why_not():
+        pytest.skip(why)
+    cache = getattr(request.config, "cache", None)
+    common = tmp_path_factory.getbasetemp().parent  # of all workers, where pytest runs without a cache
+    return cuda_on_cpu.load(cache.mkdir("cuda_on_cpu") if cache else common / "cuda_on_cpu")
+
+
+@pytest.fixture(params=["compiled", "python", "cuda_on_cpu"])
 def backend(request, on_device, monkeypatch):
-    """On the compiled kernels of the device, if there are any, and on their fallback in plain torch."""
-    if request.param == "python":
+    """On the compiled kernels of the device, if there are any, on their fallback in plain torch, on those for CUDA."""
+    if request.param == "cuda_on_cpu":
+        if on_device != "cpu":
+            pytest.skip("the CPU alone stands in for a GPU")
+        monkeypatch.setattr(_dispatch, "_cpu", request.getfixturevalue("emulated"))
+    elif request.param == "python":
         for kernels in ("_cpu", "_cuda"):
             monkeypatch.setattr(_dispatch, kernels, None)
         monkeypatch.setattr(_dispatch, "_warned", {"meta", on_device})

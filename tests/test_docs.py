@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import torch_manual_bp
 from torch_manual_bp.equations import ACTIVATIONS, LOSSES, table
@@ -22,6 +23,14 @@ def test_python_blocks_of_the_readme_run(block):
     assert names["J"].isfinite() if "J" in names else names["everything"]["J"].isfinite()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_captured_step_of_the_documentation_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cuda.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(block, "cuda.md", "exec"), names)
+    assert names["J"].isfinite()
+
+
 def test_quoted_table_is_what_is_printed():
     assert str(table("tanh", "cross_entropy")) in README
 
@@ -36,7 +45,7 @@ def test_docstring_example_runs():
     assert doctest.testmod(torch_manual_bp).failed == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md"])
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))

@@ -5,19 +5,7 @@ import torch
 
 from torch_manual_bp.kernels import _dispatch
 
-from . import cuda_on_cpu
-
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@pytest.fixture(scope="session")
-def emulated(request, tmp_path_factory):
-    """The CUDA kernels as ops for CPU tensors; they are built once."""
-    if why := cuda_on_cpu.why_not():
-        pytest.skip(why)
-    cache = getattr(request.config, "cache", None)
-    common = tmp_path_factory.getbasetemp().parent  # of all workers, where pytest runs without a cache
-    return cuda_on_cpu.load(cache.mkdir("cuda_on_cpu") if cache else common / "cuda_on_cpu")
 
 
 @pytest.fixture(params=["compiled", "plain", "cuda_on_cpu"])

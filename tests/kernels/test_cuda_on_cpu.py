@@ -71,7 +71,7 @@ def test_a_blocks_sum_can_be_taken_twice(case, x):
         "reads_before": r"reads 4 bytes outside of every tensor.* \(block 0 0 0, thread 0 0 0\)",
         "writes_beyond": r"writes 4 bytes outside of every tensor, 0 bytes beyond one of 1536 \(block 2 0 0, thread",
         "writes_what_is_read_only": "writes 4 bytes of a tensor that is only to be read",
-        "misaligned": "reads 16 bytes that are not aligned",
+        "misaligned": r"a pointer to what is not aligned at vectors.cuh:\d+ \(block \d 0 0, thread",
         "index_beyond_its_array": r"an index beyond its array at cases.cu:\d+ \(block \d 0 0, thread 127 0 0\)",
         "beyond_dynamic_memory": "writes 4 bytes of dynamic shared memory beyond its 512 bytes",
         "overflow": r"an integer overflow at cases.cu:\d+",

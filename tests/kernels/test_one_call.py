@@ -494,6 +494,7 @@ def test_a_normalizer_is_positive_and_a_means(loss, normalizer):
         gradient(t[0], y, *t[1:], "relu", loss, normalizer=normalizer)
 
 
+@on_cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_which_nets_are_taken(compiled, dtype):
     x = torch.ones(1, 2, dtype=dtype)
@@ -515,6 +516,7 @@ def test_which_nets_cuda_takes():
         assert not fits(x, most + 1, 3) and not fits(x, 3, most + 1)
         assert not fits(x[:, :0], 3, 2) and not fits(x, 3, 0) and not fits(x, 0, 3)
     assert not fits(torch.ones(1, 5).bfloat16(), 3, 2)
+    assert fits(torch.ones(5, 4).t(), 3, 2), "rows with strides are made contiguous afterwards"
     t, y = net(3, 129, 5, 2, dtype=torch.float32), targets("cross_entropy", 3, 2)
     with pytest.raises(RuntimeError, match=r"objective_gradient_: layers must be 1 to 128 wide .*, got 129, 5 and 2"):
         gradient(t[0], y, *t[1:], "relu", CE)

@@ -36,12 +36,14 @@ _TYPES = (torch.float32, torch.float64)
 def has_one_call(x: Tensor, hidden: int, outputs: int) -> bool:
     """Whether a net of x's columns, with layers so wide, has its gradient and its steps in one call."""
     ops = compiled_kernels(x)
-    return ops is not None and x.dtype in _TYPES and (x.is_cpu or ops.fits_one_call(x, hidden, outputs))
+    if ops is None or x.dtype not in _TYPES:
+        return False
+    return ops.fits_one_call is None or ops.fits_one_call(x, hidden, outputs)  # on the CPU every net fits
 
 
 def has_forward(x: Tensor) -> bool:
     """Whether `mlp_forward` takes tensors like x."""
-    return x.is_cpu and cpu_kernels() is not None and x.dtype in _TYPES
+    return x.is_cpu and getattr(cpu_kernels(), "mlp_forward", None) is not None and x.dtype in _TYPES
 
 
 def mlp_forward(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: str) -> Tensor:

@@ -30,14 +30,6 @@ HEADERS = sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), *HERE.glob("*.h")])
 
 EXTERN_SHARED = re.compile(r"extern __shared__[^;]*?(\w+)\[\]")
 
-
-def dynamic_shared_memory() -> list[str]:
-    """The arrays that stand for a block's dynamic memory are one, under whatever names, in tmb or unnamed in it."""
-    names = {name for path in [*KERNELS, *HEADERS] for name in EXTERN_SHARED.findall(path.read_text())}
-    spaces = ("_ZN3tmb", "_ZN3tmb12_GLOBAL__N_1")
-    return [f"-Wl,--defsym={space}{len(name)}{name}E=emulator_dynamic_shared" for name in names for space in spaces]
-
-
 COMPILE = [
     "-c", "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE",
     "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{HERE}",
@@ -46,7 +38,7 @@ COMPILE = [
 # Each load and store of a kernel calls memory.cpp, as does what C++ leaves undefined.
 CHECKED = [
     "-w", "-x", "c++", "-include", "cuda_runtime.h", "-fno-extern-tls-init",
-    "-fsanitize=kernel-address,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
+    "-fsanitize=kernel-address,alignment,bounds,shift,integer-divide-by-zero,signed-integer-overflow",
     "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
 # What the kernels call libtorch for, and libtorch.cpp answers.
@@ -56,7 +48,7 @@ WRAPPED = [
     "aoti_torch_cuda_addmm_out", "torch_c10_cuda_check_msg", "torch_c10_cuda_free_error_msg", "__assert_fail",
 ]  # fmt: skip
 LINK = [
-    "-shared", "-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in WRAPPED), *dynamic_shared_memory(),
+    "-shared", "-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in WRAPPED),
     *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch", "-ltorch_cpu", "-lc10",
 ]  # fmt: skip
 
@@ -72,16 +64,25 @@ def why_not() -> str:
     return ""
 
 
-def run(command):
+def run(command: list[str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(result.stderr)
+    return result.stdout
 
 
 def key(*parts):
     version = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
     texts = [part.read_text() if isinstance(part, Path) else str(part) for part in (version, torch.__version__, *parts)]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def dynamic_shared_memory(objects: list[Path]) -> list[str]:
+    """The arrays that stand for a block's dynamic memory are one, whatever their names."""
+    names = {name for path in [*KERNELS, *HEADERS] for name in EXTERN_SHARED.findall(path.read_text())}
+    undefined = set(run(["nm", "--undefined-only", "--just-symbols", *map(str, objects)]).split())
+    arrays = [symbol for symbol in undefined for name in names if symbol.endswith(f"{len(name)}{name}E")]
+    return [f"-Wl,--defsym={symbol}=emulator_dynamic_shared" for symbol in sorted(arrays)]
 
 
 def build(folder: Path) -> Path:
@@ -102,7 +103,8 @@ def build(folder: Path) -> Path:
         objects = list(pool.map(compiled, [*RUNTIME, *KERNELS]))
         library = folder / f"cuda_on_cpu-{key(*(path.name for path in objects), LINK)}.so"
         if not library.exists():
-            run(["g++", *map(str, objects), *LINK, "-o", str(part := library.with_suffix(".part"))])
+            link = [*map(str, objects), *dynamic_shared_memory(objects), *LINK]
+            run(["g++", *link, "-o", str(part := library.with_suffix(".part"))])
             part.rename(library)
         for path in folder.iterdir():
             if path not in (*objects, library) and path.name != "lock":
@@ -123,9 +125,9 @@ def has_cuda_kernel(namespace: str, name: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{name}", "CUDA")
 
 
-def on_cuda(namespace: str, name: str) -> Callable:
-    """The op's kernel for CUDA, whatever the device of its arguments."""
+def on_cuda(namespace: str, name: str) -> Callable | None:
+    """The op's kernel for CUDA, whatever the device of its arguments; plain torch, or None, if it has none."""
+    op = getattr(getattr(torch.ops, namespace), name).default
     if not has_cuda_kernel(namespace, name):
         return getattr(fallback, name, None)
-    op = getattr(getattr(torch.ops, namespace), name).default
     return partial(op.redispatch, torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA))

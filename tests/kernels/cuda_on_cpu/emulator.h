@@ -51,7 +51,8 @@ void find_shared();                        // before a launch
 void poison_shared(size_t dynamic_bytes);  // before a block
 bool in_shared(uintptr_t at);
 bool in_image(uintptr_t at);  // among the library's own constants
-std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access, int thread);  // "" if there is none
+bool use_shared(uintptr_t at, size_t bytes, Access access);  // whether the thread that has its turn may do it
+std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access);  // why not
 
 // ---- libtorch.cpp ---------------------------------------------------------------------------------------------------
 

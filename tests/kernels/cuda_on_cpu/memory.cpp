@@ -41,7 +41,7 @@ Range arguments;
 std::string trouble_with(uintptr_t at, size_t bytes, Access access, size_t alignment) {
   const bool write = access != Access::read;
   if (in_shared(at)) {
-    return trouble_in_shared(at, bytes, access, current);
+    return trouble_in_shared(at, bytes, access);
   }
   if (on_own_stack(at) || (!write && (arguments.holds(at, bytes) || in_image(at)))) {
     return "";
@@ -65,9 +65,15 @@ void check(const void* address, size_t bytes, Access access, size_t alignment) {
     return;
   }
   const auto at = reinterpret_cast<uintptr_t>(address);
-  for (const Range& r : last_used) {
-    if (r.holds(at, bytes) && (r.writable || access == Access::read) && at % alignment == 0) {
+  if (in_shared(at)) {
+    if (use_shared(at, bytes, access)) {
       return;
+    }
+  } else {
+    for (const Range& r : last_used) {
+      if (r.holds(at, bytes) && (r.writable || access == Access::read) && at % alignment == 0) {
+        return;
+      }
     }
   }
   const std::string trouble = trouble_with(at, bytes, access, alignment);
@@ -162,4 +168,9 @@ REPORT(sub_overflow, "an integer overflow")
 REPORT(mul_overflow, "an integer overflow")
 REPORT(negate_overflow, "an integer overflow")
 #undef REPORT
+
+// A pointer of which the type says more than its address holds: the compiler may then read its members one by one.
+void __ubsan_handle_type_mismatch_v1(const Place* place, uintptr_t) {
+  emulator::undefined(place->file, place->line, "a pointer to what is not aligned");
+}
 }

@@ -55,6 +55,21 @@ std::vector<Word> words;
 std::vector<char> dirty;  // by pages: written since they were poisoned
 size_t dynamic_bytes = 0;
 
+bool beyond_dynamic(uintptr_t at, size_t bytes) {
+  const auto dynamic = reinterpret_cast<uintptr_t>(dynamic_shared);
+  return at < dynamic + kOptInSharedBytes && at + bytes > dynamic + dynamic_bytes;
+}
+
+size_t word_of(uintptr_t at) { return (at - segment.begin) / kWord; }
+
+// Another thread's use of the word that this one's could come before or after; null if there is none.
+const Touch* in_the_way(const Word& word, Access access) {
+  if (!word.written.before(current)) {
+    return &word.written;
+  }
+  return access == Access::write && !word.read.before(current) ? &word.read : nullptr;
+}
+
 int find_segments(dl_phdr_info* object, size_t, void* here) {
   bool own = false;
   size_t bytes = 0;
@@ -104,32 +119,39 @@ bool in_image(uintptr_t at) { return at >= image.begin && at < image.end; }
 
 bool in_shared(uintptr_t at) { return at >= segment.begin && at < segment.end; }
 
-std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access, int thread) {
-  const auto dynamic = reinterpret_cast<uintptr_t>(dynamic_shared);
-  if (at < dynamic + kOptInSharedBytes && at + bytes > dynamic + dynamic_bytes) {
-    return "of dynamic shared memory beyond its " + std::to_string(dynamic_bytes) + " bytes";
+bool use_shared(uintptr_t at, size_t bytes, Access access) {
+  if (beyond_dynamic(at, bytes)) {
+    return false;
   }
   if (access != Access::read) {
     dirty[(at - segment.begin) / kPage] = dirty[(at + bytes - 1 - segment.begin) / kPage] = true;
   }
   if (access == Access::atomic) {
-    return "";
+    return true;
   }
-  const size_t first = (at - segment.begin) / kWord, last = (at + bytes - 1 - segment.begin) / kWord;
-  for (size_t i = first; i <= last; ++i) {
-    Word& word = words[i];
-    const bool write = access == Access::write;
-    const Touch* other = !word.written.before(thread) ? &word.written : nullptr;
-    other = write && !word.read.before(thread) ? &word.read : other;
-    if (other != nullptr) {
-      std::ostringstream s;
-      s << "of shared memory that thread " << other->thread << (other == &word.read ? " reads" : " writes")
-        << " with no barrier between";
-      return s.str();
+  for (size_t i = word_of(at), last = word_of(at + bytes - 1); i <= last; ++i) {
+    if (in_the_way(words[i], access) != nullptr) {
+      return false;
     }
-    (write ? word.written : word.read).add(thread);
+    (access == Access::write ? words[i].written : words[i].read).add(current);
   }
-  return "";
+  return true;
+}
+
+std::string trouble_in_shared(uintptr_t at, size_t bytes, Access access) {
+  std::ostringstream s;
+  if (beyond_dynamic(at, bytes)) {
+    s << "of dynamic shared memory beyond its " << dynamic_bytes << " bytes";
+    return s.str();
+  }
+  size_t i = word_of(at);
+  while (in_the_way(words[i], access) == nullptr) {
+    ++i;
+  }
+  const Touch* other = in_the_way(words[i], access);
+  s << "of shared memory that thread " << other->thread << (other == &words[i].read ? " reads" : " writes")
+    << " with no barrier between";
+  return s.str();
 }
 
 }  // namespace emulator
