@@ -46,7 +46,7 @@ def source(tmp_path):
 
 
 def run(command, cwd, timeout=300, **environment):
-    environment = {**os.environ, "PYTHONPATH": "", **environment}
+    environment = {**os.environ, "PYTHONPATH": "", "TMB_DISABLE_EXTENSION": "", **environment}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
