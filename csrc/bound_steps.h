@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <unordered_map>
 
 #include "net_arguments.h"
@@ -44,11 +45,18 @@ class BoundSteps {
   int64_t last_ = 0;
 };
 
-// A step with all of its arguments but x, y and the row weights, of which it has none: step(x, y, nullopt, rest…).
-template <typename Step, typename... Rest>
-int64_t bind_call(Step* step, Rest... rest) {
-  return BoundSteps::all().add(
-      [=](const Tensor& x, const Tensor& y) { return step(x, y, std::nullopt, rest...); });
-}
+// The op that binds a step: it takes all of the step's arguments but x, y and the row weights, of which there are none.
+template <auto step>
+struct Bind;
+
+template <typename... Rest, Tensor (*step)(const Tensor&, const Tensor&, const MaybeTensor&, Rest...)>
+struct Bind<step> {
+  static int64_t op(std::decay_t<Rest>... rest) {
+    return BoundSteps::all().add(
+        [=](const Tensor& x, const Tensor& y) { return step(x, y, std::nullopt, rest...); });
+  }
+};
+
+inline Tensor step_bound_(Tensor x, Tensor y, int64_t number) { return (*BoundSteps::all().find(number))(x, y); }
 
 }  // namespace tmb

@@ -4,30 +4,8 @@
 
 #include "one_call.cuh"
 
-namespace tmb::cuda {
-namespace {
-
-int64_t bind_sgd(Tensor w1, MaybeTensor b1, Tensor w2, MaybeTensor b2, MaybeTensor class_weight, int64_t activation,
-                 int64_t loss, double label_smoothing, int64_t ignore_index, bool mean, double weight_decay,
-                 Tensors momentum_buffer, Tensor hyper, double clip_norm, bool nesterov) {
-  return bind_call(&objective_sgd_, w1, b1, w2, b2, class_weight, activation, loss, label_smoothing, ignore_index, mean,
-                   weight_decay, momentum_buffer, hyper, clip_norm, nesterov);
-}
-
-int64_t bind_adam(Tensor w1, MaybeTensor b1, Tensor w2, MaybeTensor b2, MaybeTensor class_weight, int64_t activation,
-                  int64_t loss, double label_smoothing, int64_t ignore_index, bool mean, double weight_decay,
-                  Tensors exp_avg, Tensors exp_avg_sq, Tensors step, Tensor hyper, double clip_norm, bool decoupled) {
-  return bind_call(&objective_adam_, w1, b1, w2, b2, class_weight, activation, loss, label_smoothing, ignore_index,
-                   mean, weight_decay, exp_avg, exp_avg_sq, step, hyper, clip_norm, decoupled);
-}
-
-Tensor step_bound_(Tensor x, Tensor y, int64_t number) { return (*BoundSteps::all().find(number))(x, y); }
-
-}  // namespace
-}  // namespace tmb::cuda
-
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CUDA, m) {
-  m.impl("bind_sgd", TORCH_BOX(&tmb::cuda::bind_sgd));
-  m.impl("bind_adam", TORCH_BOX(&tmb::cuda::bind_adam));
-  m.impl("step_bound_", TORCH_BOX(&tmb::cuda::step_bound_));
+  m.impl("bind_sgd", TORCH_BOX(&tmb::Bind<tmb::cuda::objective_sgd_>::op));
+  m.impl("bind_adam", TORCH_BOX(&tmb::Bind<tmb::cuda::objective_adam_>::op));
+  m.impl("step_bound_", TORCH_BOX(&tmb::step_bound_));
 }

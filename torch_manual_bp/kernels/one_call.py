@@ -36,9 +36,7 @@ _TYPES = (torch.float32, torch.float64)
 def has_one_call(x: Tensor, hidden: int, outputs: int) -> bool:
     """Whether a net of x's columns, with layers so wide, has its gradient and its steps in one call."""
     ops = compiled_kernels(x)
-    if ops is None or x.dtype not in _TYPES:
-        return False
-    return ops.fits_one_call is None or ops.fits_one_call(x, hidden, outputs)  # on the CPU every net fits
+    return ops is not None and x.dtype in _TYPES and ops.fits_one_call(x, hidden, outputs)  # on the CPU every net fits
 
 
 def has_forward(x: Tensor) -> bool:

@@ -222,7 +222,7 @@ class Objective(nn.Module):
         Raises:
             TypeError, ValueError: as of `forward`, and for these arguments; an optimizer of other parameters as well.
             RuntimeError: as of `accumulate_grad`; parameters that are views or share memory; an x that requires a
-                gradient.
+                gradient; a CUDA graph that is being captured, and an Adam that counts its steps on the CPU.
         """
         op = "step"
         can_be_bound = row_weight is None and process_group is None
