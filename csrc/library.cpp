@@ -29,6 +29,7 @@ STABLE_TORCH_LIBRARY(torch_manual_bp, m) {
 
   // mlp_forward on the CPU alone; the others on CUDA where fits_one_call says so
   m.def("fits_one_call (Tensor x, int hidden, int outputs) -> bool");
+  m.def("scratch_bytes (Tensor x, int hidden, int outputs, int activation) -> Tensor");  // on the CPU alone
   m.def("mlp_forward  (Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, int activation) -> Tensor");
   m.def("objective_gradient_(Tensor x, Tensor y, Tensor? row_weight, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2,"
         "                Tensor? class_weight, int activation, int loss, float label_smoothing, int ignore_index,"

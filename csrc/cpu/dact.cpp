@@ -132,7 +132,9 @@ void run(const Tensor& dh, const Tensor& saved, Activation a, const Tensor* db) 
   T* const dh_data = data<T>(dh);
   const S* const kept = const_data<S>(saved);
   const TileKernel<T, K> kernel = tile_kernel<T, K>(a);
-  std::vector<double> partial(static_cast<size_t>(plan.chunks * plan.columns), 0.0);
+  const Tensor memory = new_tensor(dh, {plan.chunks, plan.columns}, ScalarType::Double);  // the allocator's, so planned
+  double* const partial = data<double>(memory);
+  std::fill_n(partial, plan.chunks * plan.columns, 0.0);
 
   const auto strip_of_chunk = [&](int64_t first, int64_t last, int64_t column, int64_t columns, double* total) {
     C sum[kStrip];
@@ -166,7 +168,7 @@ void run(const Tensor& dh, const Tensor& saved, Activation a, const Tensor* db) 
   parallel_for(plan.chunks, plan.chunk_rows * plan.columns, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * plan.chunk_rows, last = std::min(first + plan.chunk_rows, plan.rows);
-      double* const total = partial.data() + chunk * plan.columns;
+      double* const total = partial + chunk * plan.columns;
       for (int64_t column = 0; column < plan.columns; column += kStrip) {
         strip_of_chunk(first, last, column, std::min(kStrip, plan.columns - column), total);
       }
@@ -177,13 +179,10 @@ void run(const Tensor& dh, const Tensor& saved, Activation a, const Tensor* db) 
   });
 
   if (db != nullptr) {
-    std::vector<double> total(static_cast<size_t>(h), 0.0);
-    for (int64_t i = 0; i < plan.chunks * plan.merged; ++i) {
-      for (int64_t j = 0; j < h; ++j) {
-        total[j] += partial[i * h + j];
-      }
+    for (int64_t i = 1; i < plan.chunks * plan.merged; ++i) {
+      TMB_SIMD for (int64_t j = 0; j < h; ++j) { partial[j] += partial[i * h + j]; }
     }
-    std::transform(total.begin(), total.end(), data<T>(*db), [](double s) { return narrow<T>(static_cast<C>(s)); });
+    std::transform(partial, partial + h, data<T>(*db), [](double s) { return narrow<T>(static_cast<C>(s)); });
   }
 }
 
@@ -209,6 +208,14 @@ void dispatch(const Tensor& dh, const Tensor& saved, Activation a, int64_t kind,
 }
 
 }  // namespace
+
+int64_t dact_scratch(int64_t B, int64_t h) {
+  if (B * h == 0) {
+    return 0;
+  }
+  const Plan plan(B, h);
+  return plan.chunks * plan.columns * static_cast<int64_t>(sizeof(double));
+}
 
 void dact_(Tensor dh, Tensor saved, int64_t activation, int64_t kind) {
   const Activation a = check_dact("dact_", dh, saved, activation, kind);

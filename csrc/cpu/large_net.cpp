@@ -68,6 +68,31 @@ constexpr int64_t kNarrow = 32;      // outputs
 constexpr int64_t kBlockBytes = 1 << 16;  // of a block's h
 constexpr int64_t kChunkRows = 64, kMostChunks = 16;
 
+// How a batch is cut, and the elements of scratch that this takes. A thread's block is taken before the threads start,
+// so that the memory does not depend on when they run.
+template <typename T>
+struct NarrowPlan {
+  int64_t rows, chunk_rows, chunks, threads;  // of a block, of a chunk; chunks; threads
+  int64_t layer, block, sums;                 // elements: once, for each thread, for each chunk
+
+  NarrowPlan(int64_t B, int64_t h, int64_t q, Activation activation)
+      : rows(std::clamp<int64_t>(kBlockBytes / static_cast<int64_t>(sizeof(T)) / h / 8 * 8, 8, 32)),
+        chunk_rows(std::max(kChunkRows, (B + kMostChunks - 1) / kMostChunks + rows - 1) / rows * rows),
+        chunks((B + chunk_rows - 1) / chunk_rows),
+        threads(threads_for(chunks, chunk_rows * h * 4)),
+        sums(h + q * h + q + kVectorLanes<T>) {
+    Pieces<T> of_layer(nullptr), of_block(nullptr);
+    const OutputLayer<T> output(h, q, true, of_layer);
+    const Block<T> measured(rows, output, activation, true, of_block);
+    layer = of_layer.used();
+    block = of_block.used();
+  }
+
+  LargeScratch bytes() const {
+    return {Scratch<T>::bytes(layer), Scratch<T>::bytes(chunks * sums), Scratch<T>::bytes(threads * block)};
+  }
+};
+
 template <typename T>
 class Narrow {
  public:
@@ -80,11 +105,9 @@ class Narrow {
         activation_(activation),
         loss_(loss_input<T>(loss, q_)),
         wanted_(wanted),
-        rows_(std::clamp<int64_t>(kBlockBytes / static_cast<int64_t>(sizeof(T)) / h_ / 8 * 8, 8, 32)),
-        chunk_rows_(std::max(kChunkRows, (B_ + kMostChunks - 1) / kMostChunks + rows_ - 1) / rows_ * rows_),
-        chunks_((B_ + chunk_rows_ - 1) / chunk_rows_),
-        shared_(layer_scratch(), net.x),
-        sums_(chunks_ * sums_size(), net.x) {
+        plan_(B_, h_, q_, activation),
+        shared_(plan_.layer, net.x),
+        sums_(plan_.chunks * plan_.sums, net.x) {
     Pieces<T> pieces(shared_.start());
     layer_.emplace(h_, q_, true, pieces);
     layer_->prepare(const_data<T>(net.w2), const_data<T>(net.b2), true);
@@ -92,45 +115,47 @@ class Narrow {
 
   // z (B,h) holds X W1ᵀ, and dZ afterwards.
   LargePass run(const Tensor& z) {
-    std::vector<LossSum> losses(static_cast<size_t>(chunks_));
-    parallel_for(chunks_, chunk_rows_ * h_ * 4, [&](int64_t first, int64_t last) {
-      Pieces<T> measured(nullptr);
-      Block<T>(rows_, *layer_, activation_, true, measured);
-      const Scratch<T> own(measured.used(), z);
-      Pieces<T> pieces(own.start());
-      const Block<T> block(rows_, *layer_, activation_, true, pieces);
-      std::fill_n(own.start(), measured.used(), T(0));
-      block.prepare(rows_, *layer_);
-      for (int64_t chunk = first; chunk < last; ++chunk) {
-        losses[chunk] = run_chunk(chunk, block, data<T>(z));
-      }
-    });
+    std::vector<LossSum> losses(static_cast<size_t>(plan_.chunks));
+    run_chunks(z, losses);
     return collected(z, losses);
   }
 
  private:
-  int64_t layer_scratch() const {
-    Pieces<T> pieces(nullptr);
-    OutputLayer<T>(h_, q_, true, pieces);
-    return pieces.used();
+  void run_chunks(const Tensor& z, std::vector<LossSum>& losses) const {
+    const int64_t threads = plan_.threads;
+    const Scratch<T> blocks(threads * plan_.block, z);
+    const auto run_part = [&](int64_t thread) {
+      T* const own = blocks.start() + thread * plan_.block;
+      Pieces<T> pieces(own);
+      const Block<T> block(plan_.rows, *layer_, activation_, true, pieces);
+      std::fill_n(own, plan_.block, T(0));
+      block.prepare(plan_.rows, *layer_);
+      for (int64_t chunk = thread * plan_.chunks / threads; chunk < (thread + 1) * plan_.chunks / threads; ++chunk) {
+        losses[chunk] = run_chunk(chunk, block, data<T>(z));
+      }
+    };
+    parallel_for(threads, kGrain, [&](int64_t first, int64_t last) {
+      for (int64_t thread = first; thread < last; ++thread) {
+        run_part(thread);
+      }
+    });
   }
 
-  int64_t sums_size() const { return h_ + q_ * h_ + q_ + kVectorLanes<T>; }
-
   MiddleSums<T> sums_of(int64_t chunk) const {
-    T* const start = sums_.start() + chunk * sums_size();
+    T* const start = sums_.start() + chunk * plan_.sums;
     return {start, start + h_, start + h_ + q_ * h_, {}};
   }
 
   LossSum run_chunk(int64_t chunk, const Block<T>& block, T* z) const {
     MiddleSums<T> sums = sums_of(chunk);
-    const int64_t end = std::min(B_, (chunk + 1) * chunk_rows_), H = layer_->padded_h;
-    for (int64_t begin = chunk * chunk_rows_; begin < end; begin += rows_) {
-      const int64_t n = std::min(rows_, end - begin);
+    const int64_t start = chunk * plan_.chunk_rows, end = std::min(B_, start + plan_.chunk_rows);
+    const int64_t H = layer_->padded_h;
+    for (int64_t begin = start; begin < end; begin += plan_.rows) {
+      const int64_t n = std::min(plan_.rows, end - begin);
       for (int64_t b = 0; b < n; ++b) {
         add_bias(z + (begin + b) * h_, block.z + b * H);
       }
-      middle_backward(*layer_, block, kernels_, loss_, wanted_, begin, n, begin == chunk * chunk_rows_, sums);
+      middle_backward(*layer_, block, kernels_, loss_, wanted_, begin, n, begin == start, sums);
       for (int64_t b = 0; b < n && wanted_.hidden(); ++b) {
         std::copy_n(block.dh + b * H, h_, z + (begin + b) * h_);
       }
@@ -158,7 +183,7 @@ class Narrow {
         sum = new_tensor(z, shape, z.scalar_type());
         const int64_t n = sum->numel();
         std::copy_n(sums_of(0).*member, n, data<T>(*sum));
-        for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+        for (int64_t chunk = 1; chunk < plan_.chunks; ++chunk) {
           const T* const part = sums_of(chunk).*member;
           T* const to = data<T>(*sum);
           TMB_SIMD for (int64_t i = 0; i < n; ++i) { to[i] += part[i]; }
@@ -178,16 +203,27 @@ class Narrow {
   const Activation activation_;
   const LossInput<T> loss_;
   const Wanted wanted_;
-  const int64_t rows_, chunk_rows_, chunks_;
+  const NarrowPlan<T> plan_;
   const Scratch<T> shared_, sums_;
   std::optional<OutputLayer<T>> layer_;
 };
 
+bool is_narrow(int64_t B, int64_t h, int64_t q) { return q <= kNarrow && B > 0 && q * h > 0; }
+
 }  // namespace
+
+LargeScratch large_scratch(const Tensor& x, int64_t h, int64_t q, Activation activation) {
+  if (!is_narrow(x.size(0), h, q)) {
+    return {};
+  }
+  return with_wide_type(x.scalar_type(), [&](auto zero) {
+    return NarrowPlan<decltype(zero)>(x.size(0), h, q, activation).bytes();
+  });
+}
 
 LargePass large_pass(const NetTensors& net, const LossArguments& loss, Activation activation, Wanted wanted) {
   const Tensor z = product(net.x, transposed(net.w1));  // Z = X W1ᵀ
-  if (net.w2.size(0) <= kNarrow && net.x.size(0) > 0 && net.w2.numel() > 0) {
+  if (is_narrow(net.x.size(0), net.w2.size(1), net.w2.size(0))) {
     return with_wide_type(z.scalar_type(), [&](auto zero) {
       return Narrow<decltype(zero)>(net, loss, activation, wanted).run(z);
     });

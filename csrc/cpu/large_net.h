@@ -14,6 +14,13 @@ struct LargePass {
   LossSum sum;           // Σ r l and N
 };
 
+// Bytes of scratch of a pass with few outputs, all 0 with many: of the output layer, of the sums, of the threads' blocks.
+struct LargeScratch {
+  int64_t layer = 0, sums = 0, blocks = 0;
+};
+
+LargeScratch large_scratch(const Tensor& x, int64_t h, int64_t q, Activation activation);
+
 LargePass large_pass(const NetTensors& net, const LossArguments& loss, Activation activation, Wanted wanted);
 
 Tensor large_forward(const NetTensors& net, Activation activation);

@@ -22,9 +22,17 @@ namespace tmb {
 // Elements that one thread should at least have: below it, waking another thread costs more than it brings.
 constexpr int64_t kGrain = 32768;
 
+inline int64_t grain_of(int64_t elements_per_item) { return std::max<int64_t>(1, kGrain / elements_per_item); }
+
+// The threads that so many items are worth.
+inline int64_t threads_for(int64_t items, int64_t elements_per_item) {
+  const int64_t grain = grain_of(elements_per_item);
+  return std::clamp<int64_t>((items + grain - 1) / grain, 1, torch::stable::get_num_threads());
+}
+
 template <typename F>
 void parallel_for(int64_t items, int64_t elements_per_item, const F& f) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / elements_per_item);
+  const int64_t grain = grain_of(elements_per_item);
   if (items <= grain) {
     f(0, items);
   } else {

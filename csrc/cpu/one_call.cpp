@@ -100,6 +100,30 @@ bool fits_one_call(Tensor x, int64_t, int64_t) {
   return x.dim() == 2 && (x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double);
 }
 
+// The bytes that the ops of a net take beside their results, for the x of so many rows; see kernels/scratch.py.
+Tensor scratch_bytes(Tensor x, int64_t hidden, int64_t outputs, int64_t activation) {
+  const Activation phi = checked_activation("scratch_bytes", activation);
+  const int64_t B = x.size(0), d = x.size(1);
+  int64_t forward = 0, gradient = 0;
+  LargeScratch large;
+  if (x.scalar_type() == wide_type(x.scalar_type())) {
+    if (is_small(B, d, hidden, outputs)) {
+      with_wide_type(x.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        const SmallNet<T> net{nullptr, nullptr, nullptr, nullptr, nullptr, B, d, hidden, outputs, phi};
+        forward = Scratch<T>::bytes(forward_scratch(net));
+        gradient = Scratch<T>::bytes(gradient_scratch(net));
+      });
+    } else {
+      large = large_scratch(x, hidden, outputs, phi);
+    }
+  }
+  Tensor bytes = new_tensor(x, {6}, ScalarType::Long);
+  std::copy_n(std::array<int64_t, 6>{forward, gradient, large.layer, large.sums, large.blocks, dact_scratch(B, hidden)}.data(),
+              6, data<int64_t>(bytes));
+  return bytes;
+}
+
 Tensor mlp_forward(const Tensor& x, const Tensor& w1, const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2,
                      int64_t activation) {
   const NetTensors t{x, w1, w2, b1, b2};
@@ -263,6 +287,7 @@ Tensor objective_adam_(const Tensor& x, const Tensor& y, const MaybeTensor& row_
 
 STABLE_TORCH_LIBRARY_IMPL(torch_manual_bp, CPU, m) {
   m.impl("fits_one_call", TORCH_BOX(&tmb::fits_one_call));
+  m.impl("scratch_bytes", TORCH_BOX(&tmb::scratch_bytes));
   m.impl("mlp_forward", TORCH_BOX(&tmb::mlp_forward));
   m.impl("objective_gradient_", TORCH_BOX(&tmb::objective_gradient_));
   m.impl("objective_sgd_", TORCH_BOX(&tmb::objective_sgd_));

@@ -9,6 +9,7 @@ void bias_act_(Tensor z, MaybeTensor bias, int64_t activation);
 void bias_act_keep_(Tensor z, Tensor h, MaybeTensor bias, int64_t activation);
 void dact_(Tensor dh, Tensor saved, int64_t activation, int64_t kind);
 Tensor dact_bias_grad_(Tensor dh, Tensor saved, int64_t activation, int64_t kind);
+int64_t dact_scratch(int64_t B, int64_t h);  // bytes that either takes, but for an identity without sums
 
 Tensor objective_sgd_(const Tensor& x, const Tensor& y, const MaybeTensor& row_weight, const Tensor& w1,
                       const MaybeTensor& b1, const Tensor& w2, const MaybeTensor& b2, const MaybeTensor& class_weight,

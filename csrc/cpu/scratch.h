@@ -10,6 +10,8 @@ namespace tmb {
 template <typename T>
 class Scratch {
  public:
+  static int64_t bytes(int64_t elements) { return (elements + kVectorLanes<T>) * static_cast<int64_t>(sizeof(T)); }
+
   Scratch(int64_t elements, const Tensor& like)
       : tensor_(new_tensor(like, {elements + kVectorLanes<T>}, like.scalar_type())) {
     const auto address = reinterpret_cast<uintptr_t>(data<T>(tensor_));

@@ -7,9 +7,12 @@ namespace tmb {
 
 // Whether a step of this size takes less time here than in large_net.h's products: at most so many weights, which are
 // transposed anew for each step, and so many multiply-adds, which one thread makes. Measured.
+inline bool is_small(int64_t B, int64_t d, int64_t h, int64_t q) {
+  const int64_t weights = d * h + h * q;
+  return weights <= int64_t{1} << 15 && B * (2 * weights + h * q) <= int64_t{1} << 22;
+}
 inline bool is_small(const NetTensors& net) {
-  const int64_t B = net.x.size(0), weights = net.w1.numel() + net.w2.numel();
-  return weights <= int64_t{1} << 15 && B * (2 * weights + net.w2.numel()) <= int64_t{1} << 22;
+  return is_small(net.x.size(0), net.x.size(1), net.w2.size(1), net.w2.size(0));
 }
 
 // Contiguous; a null bias is none.

@@ -66,7 +66,7 @@ class Loss:
             return float(len(y)) if row_weight is None else row_weight.sum()
         kept = y != self.ignore_index
         if class_weight is None:
-            return kept.sum() if row_weight is None else (row_weight * kept).sum()
+            return kept.count_nonzero() if row_weight is None else (row_weight * kept).sum()
         weight = class_weight[y.where(kept, 0)] * kept
         return weight.sum() if row_weight is None else (row_weight * weight).sum()
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_FEW = 1 << 14  # numbers, whose squares may be added one after another
+FEW = 1 << 14  # numbers, whose squares may be added one after another
 
 
 def squared_norms(w1: Tensor, w2: Tensor, dtype: torch.dtype) -> Tensor:
@@ -15,6 +15,6 @@ def squared_norms(w1: Tensor, w2: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _squared_norm(w: Tensor, dtype: torch.dtype) -> Tensor:
-    if w.numel() <= _FEW:
+    if w.numel() <= FEW:
         return torch.linalg.vector_norm(w, dtype=dtype).square_()
     return torch.linalg.vector_norm(w, dim=1, dtype=dtype).square_().sum()

@@ -26,10 +26,12 @@ from .one_call import (
     objective_gradient_,
     objective_sgd_,
 )
+from .scratch import Scratch, scratch
 from .update import adam_, sgd_, sgd_products_
 
 __all__ = [
     "BoundStep",
+    "Scratch",
     "act",
     "adam_",
     "backend",
@@ -55,6 +57,7 @@ __all__ = [
     "objective_gradient_",
     "objective_sgd_",
     "scaled",
+    "scratch",
     "sgd_",
     "sgd_products_",
 ]

@@ -29,6 +29,7 @@ _OPS = (
     "bce_with_logits_",
     "find_bad_label",
     "fits_one_call",
+    "scratch_bytes",
     "mlp_forward",
     "objective_gradient_",
     "objective_sgd_",

@@ -98,6 +98,11 @@ def _(x: Tensor, w1: Tensor, b1: Maybe, w2: Tensor, b2: Maybe, activation: int) 
     return x.new_empty((x.shape[0], w2.shape[0]))
 
 
+@register_fake("torch_manual_bp::scratch_bytes")
+def _(x: Tensor, hidden: int, outputs: int, activation: int) -> Tensor:
+    return x.new_empty(6, dtype=torch.int64)
+
+
 @register_fake("torch_manual_bp::fits_one_call")
 def _(x: Tensor, hidden: int, outputs: int) -> bool:
     return x.device.type == "cpu"  # a device that is not there has no shared memory

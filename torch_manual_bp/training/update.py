@@ -4,6 +4,7 @@ All that can fail or be interrupted comes before the one call that writes the pa
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,23 +39,36 @@ def step(
     """
     clip = math.inf if clip_norm is None else clip_norm
     rule = fused_rule(optimizer, parameters)
-    if rule is not None and rule.trains_all(net) and fits_one_call(net, batch, tile, dtype, share):
+    way = way_of(net, batch, rule, tile, dtype, share, clip)
+    if rule is None or way == "optimizer":
+        sums = room(parameters, net, batch, tile, dtype, share)  # an optimizer may keep the gradients that it is given
+        J = gradient(net, goal, batch, sums, tile, dtype, workspace, share).J
+        add_penalty(sums, net, goal.weight_decay)
+        _by_the_optimizer(optimizer, parameters, sums, clip_norm)
+        return J
+    if way == "one call":
         J = step_in_one_call(net, goal, batch, rule, clip)
-    elif rule is not None and clip == math.inf and _fits_products(net, batch, rule, tile, dtype, share):
+    elif way == "in products":
         J = _step_in_products(net, goal, batch, rule, tile, workspace, share)
     else:
-        if rule is not None and not rule.takes_sums:
-            rule = None
-        place = None if rule is None else workspace  # an optimizer may keep the gradients that it is given
-        sums = room(parameters, net, batch, tile, dtype, share, place)
+        sums = room(parameters, net, batch, tile, dtype, share, workspace)
         J = gradient(net, goal, batch, sums, tile, dtype, workspace, share).J
-        if rule is None:
-            add_penalty(sums, net, goal.weight_decay)
-            _by_the_optimizer(optimizer, parameters, sums, clip_norm)
-            return J
         rule.apply(sums, goal.weight_decay, clip)
     mark_stepped(optimizer, parameters.values())
     return J
+
+
+def way_of(
+    net: Net, batch: Batch, rule: Rule | None, tile: Tiling, dtype: torch.dtype, share: Share, clip: float
+) -> Literal["one call", "in products", "sums", "optimizer"]:  # fmt: skip
+    """How a step is made: all in one call; plain SGD in the products; sums, then a fused update, or the optimizer's."""
+    if rule is None:
+        return "optimizer"
+    if rule.trains_all(net) and fits_one_call(net, batch, tile, dtype, share):
+        return "one call"
+    if clip == math.inf and _fits_products(net, batch, rule, tile, dtype, share):
+        return "in products"
+    return "sums" if rule.takes_sums else "optimizer"
 
 
 def _fits_products(net: Net, batch: Batch, rule: Rule, tile: Tiling, dtype: torch.dtype, share: Share) -> bool:

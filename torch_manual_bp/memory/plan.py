@@ -1,0 +1,183 @@
+"""How many bytes a step or a prediction will take, tensor by tensor, before it is run."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from .. import kernels
+from ..equations import loss_named
+from ..nn import MLP, Objective
+from ..training.problem import PARAMETERS
+from . import eager, one_call, prediction, tiles, update, usual
+from .machine import Machine
+from .planned import Plan
+from .setting import OPTIMIZERS, Setting
+
+_WAYS: dict[tuple[str, str], Callable[[Machine, Setting], None]] = {
+    ("autograd", "whole batch"): usual.gradient_by_backward,
+    ("autograd", "tiles"): tiles.gradient_in_backward,
+    ("accumulate_grad", "one call"): one_call.accumulated,
+    ("accumulate_grad", "tiles"): tiles.accumulated,
+    ("step", "one call"): one_call.stepped,
+    ("step", "in products"): update.stepped_in_products,
+    ("step", "sums"): update.stepped_with_sums,
+    ("step", "optimizer"): update.stepped_by_optimizer,
+    ("predict", "predict"): prediction.predicted,
+    ("eager", "eager"): eager.gradient_by_autograd,
+}
+PATHS = tuple(dict.fromkeys(path for path, _ in _WAYS))
+_UPDATE_THEMSELVES = ("step", "predict")
+
+
+def plan(
+    model: MLP | Objective, batch: int, *, path: str = "autograd", loss: str = "cross_entropy",
+    weight_decay: float = 0.0, optimizer: str | Optimizer | None = None, tile_rows: int | str | None = None,
+    clip_norm: float | None = None, save: str | None = None, dtype: torch.dtype | None = None,
+    autocast: torch.dtype | None = None, x_requires_grad: bool = False,
+) -> Plan:  # fmt: skip
+    """Every tensor of a training step, or of a prediction, with its bytes, its birth and its death.
+
+    Nothing is computed and, but for 16-bit nets, nothing allocated: a model on the meta device does. Peaks are those that
+    `measure` finds on the CPU, to the byte; x and y are contiguous, rows have no weights, gradients were set to None
+    before. `torch.compile` and torch.func are left out, since what they allocate is theirs to say.
+
+    Args:
+        model: an MLP, or an Objective, whose loss, λ and tile_rows are then taken.
+        batch: B.
+        path: ``"autograd"``: J = objective(x, y), J.backward(), and the optimizer's own step; ``"accumulate_grad"``: the
+            same with objective.accumulate_grad(x, y); ``"step"``: objective.step(x, y, optimizer); ``"predict"``: mlp(x)
+            without gradients; ``"eager"``: the same net in torch's modules, for comparison.
+        loss: of an MLP.
+        weight_decay: λ, of an MLP.
+        optimizer: "sgd", "momentum" (SGD's), "adamw" (Adam's, too), or one of torch.optim's SGD, Adam, AdamW. None: of
+            ``"step"`` plain SGD, of the other paths the gradients alone.
+        tile_rows: of a tile; None: none on the path "autograd", "auto" on the others.
+        clip_norm: of ``"step"``.
+        save: the save policy; the MLP's if not given.
+        dtype: of parameters and batch; the MLP's if not given.
+        autocast: the dtype of torch.autocast("cpu", …), round forward pass or lean step.
+        x_requires_grad: whether ∂J/∂x is asked for.
+
+    Raises:
+        TypeError: model is no MLP and no Objective.
+        ValueError: something unknown, or that the path does not take.
+    """
+    objective = _objective(model, loss, weight_decay)
+    setting = _setting(objective, batch, path, _name_of(optimizer, path), tile_rows, clip_norm, save, dtype, autocast,
+                       x_requires_grad)  # fmt: skip
+    return planned(setting)
+
+
+def planned(setting: Setting) -> Plan:
+    """The plan of a setting that has been checked."""
+    machine = Machine(setting.sizes)
+    for name in setting.parameters:
+        machine.stands(name, setting.shape(name), setting.dtype, "parameter")
+    machine.stands("x", ("B", "d"), setting.dtype, "batch")
+    if setting.path != "predict":
+        dtype = torch.int64 if setting.loss.takes_classes else setting.dtype
+        machine.stands("y", setting.shape("y"), dtype, "batch")
+        if setting.class_weight:
+            machine.stands("class_weight", ("q",), setting.sums, "batch")
+        update.state_stands(machine, setting)
+    _WAYS[setting.path, setting.choice.way](machine, setting)
+    if setting.path not in _UPDATE_THEMSELVES:
+        update.own_step(machine, setting)
+    return Plan(setting, tuple(machine.tensors), _notes())
+
+
+def _notes() -> tuple[str, ...]:
+    if kernels.backend().startswith("python"):
+        return ("this is the plan of the compiled kernels, which are not here: in plain torch temporaries are added",)
+    return ()
+
+
+def _objective(model: MLP | Objective, loss: str, weight_decay: float) -> Objective:
+    if isinstance(model, Objective):
+        if (loss, weight_decay) != ("cross_entropy", 0.0):
+            raise ValueError("plan: loss and weight_decay are the Objective's; give them with an MLP only")
+        return model
+    if not isinstance(model, MLP):
+        raise TypeError(f"plan: model must be a torch_manual_bp.MLP or Objective, got {type(model).__name__}")
+    return Objective(model, loss_named(loss, "plan"), weight_decay)
+
+
+def _name_of(optimizer: str | Optimizer | None, path: str) -> str | None:
+    if optimizer is None:
+        return "sgd" if path == "step" else None
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"plan: optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
+        return optimizer
+    if type(optimizer) is SGD:
+        return "momentum" if any(group["momentum"] for group in optimizer.param_groups) else "sgd"
+    if type(optimizer) in (Adam, AdamW):
+        return "adamw"
+    raise ValueError(f"plan: optimizer must be torch's SGD, Adam or AdamW, got {type(optimizer).__name__}")
+
+
+def _setting(
+    objective: Objective, batch: int, path: str, optimizer: str | None, tile_rows: int | str | None,
+    clip_norm: float | None, save: str | None, dtype: torch.dtype | None, autocast: torch.dtype | None,
+    x_requires_grad: bool,
+) -> Setting:  # fmt: skip
+    mlp = objective.mlp
+    if path not in PATHS:
+        raise ValueError(f"plan: path must be one of {', '.join(PATHS)}; got {path!r}")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"plan: batch must be a positive int, got {batch!r}")
+    weights = mlp.plain_weights()
+    if weights is None:
+        raise ValueError(
+            "plan: fc1 and fc2 must be plain nn.Linear layers without hooks: what else they do is not known"
+        )
+    if path == "autograd" and tile_rows is None:
+        tile_rows = objective.tile_rows
+    given = dict(zip(PARAMETERS, weights, strict=True))
+    parameters: dict[str, nn.Parameter] = {n: p for n, p in given.items() if p is not None}  # type: ignore[misc]
+    trained = tuple(n for n, p in parameters.items() if p.requires_grad) if path != "predict" else ()
+    setting = Setting(
+        batch, (mlp.in_features, mlp.hidden_features, mlp.out_features), mlp.activation, tuple(parameters), trained,
+        objective.loss, objective.weight_decay, objective.class_weight is not None, path, optimizer,
+        clip_norm is not None, tile_rows, save or mlp.save, dtype or parameters["w1"].dtype, autocast, x_requires_grad,
+    )  # fmt: skip
+    _check(setting)
+    return setting
+
+
+def _check(s: Setting) -> None:
+    """Raise unless the path takes it."""
+    tiled = s.tile_rows is not None
+    if tiled and s.tile_rows != "auto" and (not isinstance(s.tile_rows, int) or s.tile_rows < 1):
+        raise ValueError(f'plan: tile_rows must be a positive int or "auto", got {s.tile_rows!r}')
+    if s.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"plan: dtype must be float64, float32, bfloat16 or float16, got {s.dtype}")
+    if s.autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"plan: autocast must be bfloat16 or float16, got {s.autocast}")
+    if s.save not in ("auto", "input"):
+        raise ValueError(f"plan: save must be auto or input, got {s.save!r}")
+    if s.path != "predict" and not s.trained and not s.x_requires_grad:
+        raise ValueError("plan: there is nothing to train: no parameter requires a gradient")
+    refused = {
+        "tile_rows": tiled and s.path in ("predict", "eager"),
+        "clip_norm": s.clipped and s.path != "step",
+        "optimizer": s.optimizer is not None and s.path == "predict",
+        "x_requires_grad": s.x_requires_grad and s.path in ("step", "predict"),
+        "autocast": s.autocast is not None and s.path == "eager",
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            raise ValueError(f'plan: {name} does not go with path="{s.path}"')
+    if s.path == "eager":
+        _check_eager(s)
+
+
+def _check_eager(s: Setting) -> None:
+    if s.phi.module is None:
+        raise ValueError(f'plan: path="eager" needs an activation that torch has a module of, got {s.activation}')
+    if s.loss.label_smoothing or s.class_weight or s.loss.reduction != "mean":
+        raise ValueError('plan: path="eager" takes mean losses, without label smoothing and class weights')
+    if s.weight_decay:
+        raise ValueError('plan: path="eager" leaves λ to the optimizer: give weight_decay=0')

@@ -1,0 +1,161 @@
+"""A plan: what stands when, and what follows from it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .formula import formula
+from .ledger import Planned
+from .setting import Setting
+
+GIVEN = ("parameter", "batch")  # what the user has brought; the rest is what the step takes
+_ROWS = 24  # of the table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tensors of a step or of a prediction.
+
+    Attributes:
+        setting: the net, the objective, the batch, the path; ``setting.choice`` says which way the code goes on it.
+        tensors: all of them, in the order of their births; those born at 0 stand before the step. Of more than two equal
+            tiles two are shown: the others take the same again.
+        notes: what the plan does not hold for.
+    """
+
+    setting: Setting
+    tensors: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def timeline(self) -> tuple[int, ...]:
+        """The bytes that are held after each event, above parameters and batch."""
+        taken = [tensor for tensor in self.tensors if tensor.kind not in GIVEN]
+        changes = [0] * (1 + max((max(tensor.born, tensor.died or 0) for tensor in taken), default=0))
+        for tensor in taken:
+            changes[tensor.born] += tensor.bytes
+            if tensor.died is not None:
+                changes[tensor.died] -= tensor.bytes
+        held, line = 0, []
+        for change in changes:
+            held += change
+            line.append(held)
+        return tuple(line)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is held at one time, above parameters and batch: gradients, optimizer state, all else."""
+        return max(self.timeline)
+
+    @property
+    def call_bytes(self) -> int:
+        """The part of `peak_bytes` that the call allocates itself: all but the optimizer's state.
+
+        It is what `measure` sees of a step that is not the first, before which gradients and workspace were given back
+        (``optimizer.zero_grad()``, ``objective.release_workspace()``).
+        """
+        return self.peak_bytes - self.timeline[0]
+
+    @property
+    def left_bytes(self) -> int:
+        """What the call leaves behind: gradients, J, workspace, predictions."""
+        return self.timeline[-1] - self.timeline[0]
+
+    @property
+    def given_bytes(self) -> int:
+        """Parameters and batch."""
+        return sum(tensor.bytes for tensor in self.tensors if tensor.kind in GIVEN)
+
+    @property
+    def total_bytes(self) -> int:
+        """`peak_bytes`, parameters and batch: what a device needs to have free beside its own context."""
+        return self.peak_bytes + self.given_bytes
+
+    @cached_property
+    def at_peak(self) -> tuple[Planned, ...]:
+        """The tensors that make `peak_bytes`, the first time it is reached."""
+        when = self.timeline.index(self.peak_bytes)
+        return tuple(
+            tensor
+            for tensor in self.tensors
+            if tensor.kind not in GIVEN and tensor.born <= when and (tensor.died is None or tensor.died > when)
+        )
+
+    @property
+    def formula(self) -> str:
+        """`peak_bytes` in the sizes B, d, h, q; c rows and k classes of a tile, where there are several."""
+        return formula(self.at_peak, self._whole)
+
+    @property
+    def _whole(self) -> dict[str, str]:
+        sizes = self.setting.sizes
+        rows = "B" if sizes["c"] == sizes["B"] else "c"
+        classes = "q" if sizes["k"] == sizes["q"] else "k"
+        return {"c": rows, "rows": rows, "k": classes, "classes": classes}
+
+    def fits(self, budget: int) -> bool:
+        """Whether `total_bytes` is within so many bytes."""
+        return self.total_bytes <= budget
+
+    def save_picture(self, path: str | Path) -> None:
+        """The tensors over the steps of the code as a picture, stacked by kind (needs matplotlib)."""
+        from .timeline import Span, picture
+
+        spans = [
+            Span(tensor.name, tensor.kind, tensor.bytes, tensor.born, tensor.died)
+            for tensor in self.tensors
+            if tensor.kind not in GIVEN
+        ]
+        title = f"{self.setting}: peak {self.peak_bytes:,} bytes above parameters and batch"
+        picture(spans, path, "tensors come and go", end=len(self.timeline), title=title)
+
+    def __str__(self) -> str:
+        lines = [str(self.setting), "", *self._table(), ""]
+        for label, size in (
+            ("parameters and batch", self.given_bytes), ("above them, at the peak", self.peak_bytes),
+            ("together", self.total_bytes), ("left after the call", self.left_bytes),
+        ):  # fmt: skip
+            lines.append(f"{label:24} {size:>16,} bytes")
+        lines += ["", f"at the peak, in bytes: {self.formula}"]
+        named = {self._whole.get(size) for tensor in self.at_peak for size in tensor.shape if isinstance(size, str)}
+        sizes = {name: self.setting.sizes[name] for name in ("c", "k") if name in named}
+        if sizes:
+            meanings = {"c": "rows", "k": "classes"}
+            lines.append("with " + " and ".join(f"{n} = {size} {meanings[n]} of a tile" for n, size in sizes.items()))
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def _table(self) -> list[str]:
+        shown: dict[tuple[str, str], Planned] = {}
+        for tensor in self.tensors:  # of two tiles' tensors the first
+            shown.setdefault((tensor.name, tensor.kind), tensor)
+        least = sorted((tensor.bytes for tensor in shown.values()), reverse=True)[:_ROWS][-1]
+        rows, small = [], 0
+        peak = set(map(id, self.at_peak))
+        for tensor in shown.values():
+            if tensor.bytes < max(least, 64):
+                small += 1
+                continue
+            shape = " × ".join(
+                str(self._whole.get(size, size)) if isinstance(size, str) else f"{size:,}" for size in tensor.shape
+            )
+            life = f"{tensor.born or ''} – {tensor.died or ''}"
+            rows.append(
+                (
+                    tensor.name,
+                    tensor.kind,
+                    shape,
+                    str(tensor.dtype)[6:],
+                    f"{tensor.bytes:,}",
+                    life,
+                    "●" * (id(tensor) in peak),
+                )
+            )
+        head = ("tensor", "kind", "shape", "dtype", "bytes", "from – to", "at the peak")
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                f"{cell:>{w}}" if i == 4 else f"{cell:{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (head, tuple("─" * w for w in widths), *rows)
+        ]
+        return lines + ["and a smaller one" if small == 1 else f"and {small} smaller ones"] * (small > 0)
