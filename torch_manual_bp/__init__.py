@@ -8,7 +8,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from . import equations, functional, kernels
+from . import equations, functional, kernels, memory
 from .nn import MLP, Objective
 
 try:
@@ -16,4 +16,4 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels"]
+__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "memory"]

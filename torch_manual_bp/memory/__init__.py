@@ -2,6 +2,7 @@
 
 from .measure import measure
 from .measurement import Allocation, Measurement
-from .plan import Plan, plan
+from .plan import plan
+from .planned import Plan
 
 __all__ = ["Allocation", "Measurement", "Plan", "measure", "plan"]

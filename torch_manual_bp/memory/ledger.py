@@ -19,8 +19,8 @@ class Planned:
 
     Attributes:
         name: in the notation of the equations, where it has one there.
-        kind: one of `KINDS`. An activation comes from the forward pass (z, h, o); an upstream gradient is ∂J/∂o, ∂J/∂h or
-            ∂J/∂z; scratch is what an op takes for itself while it runs.
+        kind: one of `KINDS`. An activation comes from the forward pass (z, h, o); an upstream gradient is ∂J/∂o, ∂J/∂h
+            or ∂J/∂z; scratch is what an op takes for itself while it runs.
         shape: in the names of sizes, B, d, h, q and c, k of a tile; numbers where there are no names.
         dtype: of its numbers.
         bytes: what it takes.

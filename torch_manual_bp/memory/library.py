@@ -1,8 +1,8 @@
 """What the library behind torch's matrix products takes from the allocator.
 
 In float32 and float64 nothing. In 16 bits a CPU's products are oneDNN's, whose workspace depends on the processor, the
-threads and the shapes by rules of its own. So one product is made and looked at. Its workspace no longer grows from some
-rows on, but for the remainder that the last block has: a longer batch is asked about by a shorter one.
+threads and the shapes by rules of its own. So one product is made and looked at. From some number of rows on its
+workspace no longer grows, but for the remainder that the last block has: a long batch is asked about by a shorter one.
 """
 
 from functools import cache
@@ -27,9 +27,10 @@ def _shorter(length: int) -> int:
 
 @cache
 def _asked(m: int, k: int, n: int, dtype: torch.dtype, transposed: bool, threads: int) -> int:
-    left = (
-        torch.zeros(k, m, dtype=dtype, device="cpu").t() if transposed else torch.zeros(m, k, dtype=dtype, device="cpu")
-    )
-    right, out = torch.zeros(k, n, dtype=dtype, device="cpu"), torch.empty(m, n, dtype=dtype, device="cpu")
+    def zeros(rows: int, columns: int) -> torch.Tensor:
+        return torch.zeros(rows, columns, dtype=dtype, device="cpu")
+
+    left = zeros(k, m).t() if transposed else zeros(m, k)
+    right, out = zeros(k, n), zeros(m, n)
     with torch.no_grad():
         return measure(lambda: torch.mm(left, right, out=out)).peak_bytes

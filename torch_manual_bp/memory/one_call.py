@@ -4,7 +4,7 @@ from .. import kernels
 from .ledger import Planned
 from .machine import BYTE, Machine, scratch
 from .setting import Setting
-from .usual import BH, BQ
+from .usual import BH, BQ, Made
 
 
 def of_call(s: Setting) -> kernels.Scratch:
@@ -50,7 +50,8 @@ class _Pass:
     """`large_pass`: it leaves sums by dX, and the factors of the weights' gradients."""
 
     def __init__(self, m: Machine, s: Setting) -> None:
-        self.m, self.s, self.sums = m, s, {}  # type: ignore[var-annotated]
+        self.m, self.s = m, s
+        self.sums: Made = {}
         taken, needs = of_call(s), s.needs
         keeps_z = needs.dz and not s.phi.from_output
         z = m.new("z" if keeps_z else "z, then h", BH, s.dtype, "activation")
@@ -75,12 +76,13 @@ class _Pass:
     def _narrow(self, taken: kernels.Scratch) -> None:
         """With few outputs: blocks of rows go from z to dz, over threads."""
         m, needs = self.m, self.s.needs
-        with m.held("output layer, prepared", (taken.layer,), BYTE, "scratch"):
-            with m.held("sums of parts of the rows", (taken.sums,), BYTE, "scratch"):
-                m.brief("blocks of rows", (taken.blocks,), BYTE, "scratch")
-                for name in ("b1", "w2", "b2"):
-                    if getattr(needs, name):
-                        self.sum(f"d{name}")
+        layer = m.new("output layer, prepared", (taken.layer,), BYTE, "scratch")
+        sums = m.new("sums of parts of the rows", (taken.sums,), BYTE, "scratch")
+        m.brief("blocks of rows", (taken.blocks,), BYTE, "scratch")
+        for name in ("b1", "w2", "b2"):
+            if getattr(needs, name):
+                self.sum(f"d{name}")
+        m.free(layer, sums)
 
     def sum(self, name: str) -> None:
         """∂L/∂X, up to the scale of Ĝ."""

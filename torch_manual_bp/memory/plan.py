@@ -39,16 +39,16 @@ def plan(
 ) -> Plan:  # fmt: skip
     """Every tensor of a training step, or of a prediction, with its bytes, its birth and its death.
 
-    Nothing is computed and, but for 16-bit nets, nothing allocated: a model on the meta device does. Peaks are those that
-    `measure` finds on the CPU, to the byte; x and y are contiguous, rows have no weights, gradients were set to None
-    before. `torch.compile` and torch.func are left out, since what they allocate is theirs to say.
+    Nothing is computed and, but for 16-bit nets, nothing allocated: a model on the meta device does. Peaks are those
+    that `measure` finds on the CPU, to the byte; x and y are contiguous, rows have no weights, gradients were set to
+    None before. `torch.compile` and torch.func are left out, since what they allocate is theirs to say.
 
     Args:
         model: an MLP, or an Objective, whose loss, λ and tile_rows are then taken.
         batch: B.
-        path: ``"autograd"``: J = objective(x, y), J.backward(), and the optimizer's own step; ``"accumulate_grad"``: the
-            same with objective.accumulate_grad(x, y); ``"step"``: objective.step(x, y, optimizer); ``"predict"``: mlp(x)
-            without gradients; ``"eager"``: the same net in torch's modules, for comparison.
+        path: ``"autograd"``: J = objective(x, y), J.backward(), and the optimizer's own step; ``"accumulate_grad"``:
+            the same with objective.accumulate_grad(x, y); ``"step"``: objective.step(x, y, optimizer);
+            ``"predict"``: mlp(x) without gradients; ``"eager"``: the same net in torch's modules, for comparison.
         loss: of an MLP.
         weight_decay: λ, of an MLP.
         optimizer: "sgd", "momentum" (SGD's), "adamw" (Adam's, too), or one of torch.optim's SGD, Adam, AdamW. None: of

@@ -7,9 +7,9 @@ from pathlib import Path
 from .formula import formula
 from .ledger import Planned
 from .setting import Setting
+from .table import table
 
 GIVEN = ("parameter", "batch")  # what the user has brought; the rest is what the step takes
-_ROWS = 24  # of the table
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Plan:
 
     Attributes:
         setting: the net, the objective, the batch, the path; ``setting.choice`` says which way the code goes on it.
-        tensors: all of them, in the order of their births; those born at 0 stand before the step. Of more than two equal
-            tiles two are shown: the others take the same again.
+        tensors: all of them, in the order of their births; those born at 0 stand before the step. Of more than
+            two equal tiles there are two: the others take the same again.
         notes: what the plan does not hold for.
     """
 
@@ -84,10 +84,10 @@ class Plan:
     @property
     def formula(self) -> str:
         """`peak_bytes` in the sizes B, d, h, q; c rows and k classes of a tile, where there are several."""
-        return formula(self.at_peak, self._whole)
+        return formula(self.at_peak, self._names)
 
     @property
-    def _whole(self) -> dict[str, str]:
+    def _names(self) -> dict[str, str]:
         sizes = self.setting.sizes
         rows = "B" if sizes["c"] == sizes["B"] else "c"
         classes = "q" if sizes["k"] == sizes["q"] else "k"
@@ -110,52 +110,16 @@ class Plan:
         picture(spans, path, "tensors come and go", end=len(self.timeline), title=title)
 
     def __str__(self) -> str:
-        lines = [str(self.setting), "", *self._table(), ""]
+        lines = [str(self.setting), "", *table(self.tensors, self.at_peak, self._names), ""]
         for label, size in (
             ("parameters and batch", self.given_bytes), ("above them, at the peak", self.peak_bytes),
             ("together", self.total_bytes), ("left after the call", self.left_bytes),
         ):  # fmt: skip
             lines.append(f"{label:24} {size:>16,} bytes")
         lines += ["", f"at the peak, in bytes: {self.formula}"]
-        named = {self._whole.get(size) for tensor in self.at_peak for size in tensor.shape if isinstance(size, str)}
+        named = {self._names.get(size) for tensor in self.at_peak for size in tensor.shape if isinstance(size, str)}
         sizes = {name: self.setting.sizes[name] for name in ("c", "k") if name in named}
         if sizes:
             meanings = {"c": "rows", "k": "classes"}
             lines.append("with " + " and ".join(f"{n} = {size} {meanings[n]} of a tile" for n, size in sizes.items()))
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
-
-    def _table(self) -> list[str]:
-        shown: dict[tuple[str, str], Planned] = {}
-        for tensor in self.tensors:  # of two tiles' tensors the first
-            shown.setdefault((tensor.name, tensor.kind), tensor)
-        least = sorted((tensor.bytes for tensor in shown.values()), reverse=True)[:_ROWS][-1]
-        rows, small = [], 0
-        peak = set(map(id, self.at_peak))
-        for tensor in shown.values():
-            if tensor.bytes < max(least, 64):
-                small += 1
-                continue
-            shape = " × ".join(
-                str(self._whole.get(size, size)) if isinstance(size, str) else f"{size:,}" for size in tensor.shape
-            )
-            life = f"{tensor.born or ''} – {tensor.died or ''}"
-            rows.append(
-                (
-                    tensor.name,
-                    tensor.kind,
-                    shape,
-                    str(tensor.dtype)[6:],
-                    f"{tensor.bytes:,}",
-                    life,
-                    "●" * (id(tensor) in peak),
-                )
-            )
-        head = ("tensor", "kind", "shape", "dtype", "bytes", "from – to", "at the peak")
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                f"{cell:>{w}}" if i == 4 else f"{cell:{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in (head, tuple("─" * w for w in widths), *rows)
-        ]
-        return lines + ["and a smaller one" if small == 1 else f"and {small} smaller ones"] * (small > 0)

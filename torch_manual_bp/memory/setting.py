@@ -82,13 +82,12 @@ class Setting:
 
     def __str__(self) -> str:
         d, h, q = self.widths
-        dtype = str(self.dtype).removeprefix("torch.")
-        parts = [
-            f"B, d, h, q = {self.batch}, {d}, {h}, {q}", self.activation,
-            self.loss.name if self.path != "predict" else "", dtype, self._path(),
-            f"autocast {str(self.autocast)[6:]}" if self.autocast else "", 'save="input"' if self.save == "input" else "",
-        ]  # fmt: skip
-        return " · ".join(filter(None, parts))
+        dtype, short = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.autocast))
+        parts = [f"B, d, h, q = {self.batch}, {d}, {h}, {q}", self.activation]
+        parts += [self.loss.name] * (self.path != "predict") + [dtype]
+        parts += [f"autocast {short}"] * (self.autocast is not None)
+        parts += ['save="input"'] * (self.save == "input")
+        return " · ".join([*parts, self._path()])
 
     def _path(self) -> str:
         with_optimizer = f", {self.optimizer}" if self.optimizer else ""

@@ -32,7 +32,8 @@ class Tiles:
     """One call of `gradient.gradient`, which leaves J and, in ``workspace``, the tiles' buffers."""
 
     def __init__(self, m: Machine, s: Setting, sums: Made, in_update: bool = False) -> None:
-        self.m, self.s, self.sums, self.workspace = m, s, sums, {}
+        self.m, self.s, self.sums = m, s, sums
+        self.workspace: Made = {}
         self.classes_tiled = s.choice.tile.classes < s.sizes["q"]
         of_weights = [sums[name] for name in ("dw1", "dw2") if name in sums]
         same = all(tensor.dtype is s.product for tensor in of_weights)
@@ -81,7 +82,7 @@ class Tiles:
             m.brief("N", (), dtype)
 
     def _tile(self) -> None:
-        m, s, table = self.m, self.s, self.table
+        m, table = self.m, self.table
         for name, shape in table.buffers.items():
             self._take(name, shape, _KINDS.get(name, "temporary"))
         self._do(table.hidden)

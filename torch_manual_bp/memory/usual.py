@@ -1,7 +1,7 @@
 """The usual loop, J = objective(x, y); J.backward(): autograd/objective.py, functions.py and fused.py, line for line.
 
-This and the other modules that describe a path (`tiles`, `one_call`, `update`, `prediction`, `eager`) are that path's code
-once more, with a line for each tensor in place of each call. A test holds them to what the code does.
+This and the other modules that describe a path (`tiles`, `one_call`, `update`, `prediction`, `eager`) are that path's
+code once more, with a line for each tensor in place of each call. A test holds them to what the code does.
 """
 
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ def _backward(m: Machine, s: Setting, kept: Kept) -> Made:
 
 
 def _under_autocast(m: Machine, s: Setting) -> None:
-    """Copies of x and the parameters in autocast's dtype; the penalty, which is theirs, beside them: `door.objective`."""
+    """Copies of x and the parameters in autocast's dtype; the penalty, which is theirs, beside: `door.objective`."""
     names = ("x", *s.parameters)
     copies = {name: m.new(f"{name} in another dtype", s.shape(name), s.product) for name in names}
     bare = replace(s, weight_decay=0.0)
