@@ -1,6 +1,7 @@
 """`python -m torch_manual_bp`: the command line, or a plain word about what it needs and does not find."""
 
 import io
+import os
 import sys
 
 _EXTRA = ("typer", "rich", "sklearn", "matplotlib")
@@ -8,6 +9,7 @@ _EXTRA = ("typer", "rich", "sklearn", "matplotlib")
 
 def main() -> None:
     """Run the command line; the process's exit status is the outcome."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells the terminal of every start and stop
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without φ shows "?" in its place

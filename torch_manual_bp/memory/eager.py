@@ -18,6 +18,7 @@ def gradient_by_autograd(m: Machine, s: Setting) -> None:
     dtype, needs, identity = s.dtype, s.needs, s.activation == "identity"
     saves_output = needs.dz and (s.activation in SAVES_OUTPUT or identity)
     saves_input = needs.dz and not saves_output
+    m.begin("forward pass")
     z = h = m.new("h" if identity else "z", BH, dtype, "activation")
     m.mm(("B", "d"), ("d", "h"), dtype)
     if not identity:
@@ -60,6 +61,7 @@ def _cross_entropy(m: Machine, s: Setting, o: Planned) -> tuple[Planned, Planned
     m.new("J", (), s.dtype)
     N = m.new("N", (), s.dtype)
     m.free(o)
+    m.begin("backward pass")
     dJ = m.new("dJ", (), s.dtype)
     dp = m.new("∂J/∂log softmax(o)", BQ, s.dtype, "upstream gradient")
     m.free(N)
@@ -73,6 +75,7 @@ def _mse(m: Machine, s: Setting, o: Planned) -> tuple[Planned, Planned]:
         m.new("J, in the memory of (o − y)²", BQ, s.dtype)  # torch leaves it there
         with m.number(s.dtype):
             pass
+    m.begin("backward pass")
     dJ = m.new("dJ", (), s.dtype)
     do = m.new("do", BQ, s.dtype, "upstream gradient")
     m.free(o)
@@ -86,6 +89,7 @@ def _bce_with_logits(m: Machine, s: Setting, o: Planned) -> tuple[Planned, Plann
             m.new("J", (), s.dtype)
             with m.number(s.dtype):
                 pass
+    m.begin("backward pass")
     dJ = m.new("dJ", (), s.dtype)
     do = m.new("do", BQ, s.dtype, "upstream gradient")
     with m.number(s.dtype):

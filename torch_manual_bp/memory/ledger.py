@@ -43,11 +43,16 @@ class Ledger:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self.sizes = dict(sizes)
         self.tensors: list[Planned] = []
+        self.phases: dict[str, int] = {}
         self._now = 0
 
     def stands(self, name: str, shape: Shape, dtype: torch.dtype, kind: str) -> None:
         """Note what is there before the step."""
         self.tensors.append(Planned(name, kind, shape, dtype, self._bytes(shape, dtype), 0))
+
+    def begin(self, phase: str) -> None:
+        """Note that a part of the step begins."""
+        self.phases[phase] = self._now
 
     def new(self, name: str, shape: Shape, dtype: torch.dtype, kind: str = "temporary") -> Planned:
         """Note a tensor that comes now."""

@@ -85,7 +85,7 @@ def planned(setting: Setting) -> Plan:
     _WAYS[setting.path, setting.choice.way](machine, setting)
     if setting.path not in _UPDATE_THEMSELVES:
         update.own_step(machine, setting)
-    return Plan(setting, tuple(machine.tensors), _notes())
+    return Plan(setting, tuple(machine.tensors), machine.phases, _notes())
 
 
 def _notes() -> tuple[str, ...]:

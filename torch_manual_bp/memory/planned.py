@@ -1,13 +1,18 @@
 """A plan: what stands when, and what follows from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .formula import formula
 from .ledger import Planned
 from .setting import Setting
 from .table import table
+
+if TYPE_CHECKING:
+    from .advice import Advice
 
 GIVEN = ("parameter", "batch")  # what the user has brought; the rest is what the step takes
 
@@ -20,11 +25,13 @@ class Plan:
         setting: the net, the objective, the batch, the path; ``setting.choice`` says which way the code goes on it.
         tensors: all of them, in the order of their births; those born at 0 stand before the step. Of more than
             two equal tiles there are two: the others take the same again.
+        phases: after which event "forward pass", "backward pass" and "update" begin, where a path has them apart.
         notes: what the plan does not hold for.
     """
 
     setting: Setting
     tensors: tuple[Planned, ...]
+    phases: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -62,6 +69,15 @@ class Plan:
         return self.timeline[-1] - self.timeline[0]
 
     @property
+    def kept_bytes(self) -> int:
+        """What waits for the backward pass: in a stack of nets each keeps its own, and ``save="input"`` makes it less.
+
+        On a path with a forward pass of its own; 0 on the others.
+        """
+        begin = self.phases.get("backward pass")
+        return 0 if begin is None else self.timeline[begin] - self.timeline[0]
+
+    @property
     def given_bytes(self) -> int:
         """Parameters and batch."""
         return sum(tensor.bytes for tensor in self.tensors if tensor.kind in GIVEN)
@@ -97,6 +113,16 @@ class Plan:
         """Whether `total_bytes` is within so many bytes."""
         return self.total_bytes <= budget
 
+    def advice(self, budget: int) -> "tuple[Advice, ...]":
+        """What would make `total_bytes` smaller, and at what cost; what brings it within so many bytes comes first.
+
+        Changes are tried alone, and where none is enough, on top of each other. Empty: there is nothing.
+        """
+        from .advice import advise
+        from .plan import planned
+
+        return advise(self, budget, planned)
+
     def save_picture(self, path: str | Path) -> None:
         """The tensors over the steps of the code as a picture, stacked by kind (needs matplotlib)."""
         from .timeline import Span, picture
@@ -106,16 +132,17 @@ class Plan:
             for tensor in self.tensors
             if tensor.kind not in GIVEN
         ]
-        title = f"{self.setting}: peak {self.peak_bytes:,} bytes above parameters and batch"
+        title = f"{self.setting}\npeak {self.peak_bytes:,} bytes above parameters and batch"
         picture(spans, path, "tensors come and go", end=len(self.timeline), title=title)
 
     def __str__(self) -> str:
         lines = [str(self.setting), "", *table(self.tensors, self.at_peak, self._names), ""]
         for label, size in (
             ("parameters and batch", self.given_bytes), ("above them, at the peak", self.peak_bytes),
-            ("together", self.total_bytes), ("left after the call", self.left_bytes),
+            ("together", self.total_bytes), ("kept for the backward pass", self.kept_bytes),
+            ("left after the call", self.left_bytes),
         ):  # fmt: skip
-            lines.append(f"{label:24} {size:>16,} bytes")
+            lines.append(f"{label:26} {size:>16,} bytes")
         lines += ["", f"at the peak, in bytes: {self.formula}"]
         named = {self._names.get(size) for tensor in self.at_peak for size in tensor.shape if isinstance(size, str)}
         sizes = {name: self.setting.sizes[name] for name in ("c", "k") if name in named}

@@ -81,13 +81,18 @@ class Setting:
     x_requires_grad: bool
 
     def __str__(self) -> str:
-        d, h, q = self.widths
-        dtype, short = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.autocast))
-        parts = [f"B, d, h, q = {self.batch}, {d}, {h}, {q}", self.activation]
-        parts += [self.loss.name] * (self.path != "predict") + [dtype]
+        short = str(self.autocast).removeprefix("torch.")
+        parts = [self.net]
+        parts += [self.loss.name] * (self.path != "predict")
         parts += [f"autocast {short}"] * (self.autocast is not None)
         parts += ['save="input"'] * (self.save == "input")
         return " · ".join([*parts, self._path()])
+
+    @property
+    def net(self) -> str:
+        """The sizes, φ and the dtype, in words."""
+        sizes = ", ".join(map(str, (self.batch, *self.widths)))
+        return f"B, d, h, q = {sizes} · {self.activation} · {str(self.dtype).removeprefix('torch.')}"
 
     def _path(self) -> str:
         with_optimizer = f", {self.optimizer}" if self.optimizer else ""

@@ -15,7 +15,7 @@ _COLOURS = ("#1f5fa8", "#e07b1a", "#2b8a5a", "#8a3b8f", "#b5473c", "#557a95", "#
 _GREY = "#9ca3af"
 _BANDS = 200  # blocks that have a band of their own; of the others, one for each kind
 SEPARATOR = " › "  # in a name whose last part alone is its short form
-_LETTER = 0.0066  # of the axes' width, a letter of a band's name
+_LETTER = 0.0095  # of the axes' width, a letter of a band's name
 _LEAST_HEIGHT = 0.045  # of the axes' height, a band that has room for its name
 
 _Array = np.ndarray[Any, np.dtype[Any]]

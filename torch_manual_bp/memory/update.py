@@ -23,6 +23,8 @@ def state_stands(m: Machine, s: Setting) -> None:
 
 def own_step(m: Machine, s: Setting) -> None:
     """``optimizer.step()`` as torch has it on the CPU, one parameter after the other."""
+    if s.optimizer is not None:
+        m.begin("update")
     if s.optimizer == "momentum":
         with m.number(s.dtype):
             return

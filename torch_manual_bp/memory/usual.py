@@ -63,6 +63,7 @@ def hidden(m: Machine, s: Setting, keep: str) -> tuple[Planned, Planned | None]:
 
 def _forward(m: Machine, s: Setting) -> Kept:
     """`ObjectiveForward.forward`."""
+    m.begin("forward pass")
     h, kept = hidden(m, s, what_to_keep(s.phi, s.save, s.needs))
     G = m.new("o, then Ĝ", BQ, s.product, "activation")
     m.mm(("B", "h"), ("h", "q"), s.product)  # O = H W2ᵀ
@@ -80,6 +81,7 @@ def _backward(m: Machine, s: Setting, kept: Kept) -> Made:
     """`ObjectiveForward.backward` and `fused.backward`; the gradients."""
     made: Made = {}
     needs, keep = s.needs, what_to_keep(s.phi, s.save, s.needs)
+    m.begin("backward pass")
     dJ = m.new("dJ", (), s.sums)
     with m.held("dJ · scale", (), s.sums):
         do = m.new("do", BQ, s.product, "upstream gradient")

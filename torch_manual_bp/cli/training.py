@@ -1,4 +1,4 @@
-"""The command line. Exit status: 0, 1 (training failed), 2 (bad input), 130 (Ctrl-C)."""
+"""Training, prediction, and what they are made of."""
 
 import csv
 import sys
@@ -10,37 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from . import __version__, equations
-from .fit import OPTIMIZERS, PATHS, TASKS, Diverged, Settings, load, load_model, read_features
-
-app = typer.Typer(
-    name="torch_manual_bp",
-    help="The one-hidden-layer MLP with its backward pass derived by hand.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+from .. import __version__, equations
+from ..fit import OPTIMIZERS, PATHS, TASKS, Settings, load, load_model, read_features
+from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
-_ACTIVATIONS = ", ".join(equations.ACTIVATIONS)
 _PATHS = "; ".join(f"{path.name} is {path.step_call}" for path in PATHS.values())
 _RESUME = (
     "Go on from the folder's checkpoint, after Ctrl-C or worse: the same command as before, with this at its end. "
     "More epochs than before train longer."
 )
 
-Activation = Annotated[str, typer.Option(help=f"φ: {_ACTIVATIONS}.")]
-HiddenBias = Annotated[bool, typer.Option("--hidden-bias/--no-hidden-bias", help="Whether there is a b1.")]
-OutputBias = Annotated[bool, typer.Option("--output-bias/--no-output-bias", help="Whether there is a b2.")]
 Delimiter = Annotated[str | None, typer.Option(help="CSV: what separates cells; found out if not given.")]
 Header = Annotated[
     bool | None,
     typer.Option("--header/--no-header", help="CSV: whether the first line names the columns; found out if not given."),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
 @app.command()
@@ -74,8 +60,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train on the digits or on your own data, beside the same net by autograd, and write what came of it."""
-    with _plain_errors(debug):
-        from .fit import job  # needs matplotlib
+    with plain_errors(debug):
+        from ..fit import job  # needs matplotlib
 
         settings = Settings(
             hidden, activation, hidden_bias, output_bias, weight_decay, epochs, batch_size, optimizer, lr, momentum,
@@ -100,7 +86,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Predict each row of a CSV file: the class and the probabilities, or the targets."""
-    with _plain_errors(debug):
+    with plain_errors(debug):
         trained = load_model(model)
         values = trained.predict(read_features(data, trained.features, delimiter, header))
         rows = [list(map(repr, row)) for row in values.tolist()]
@@ -122,7 +108,7 @@ def show_equations(
     debug: Debug = False,
 ) -> None:
     """Print every equation, forward and backward, with shapes and FLOPs."""
-    with _plain_errors(debug):
+    with plain_errors(debug):
         table = equations.table(activation, loss, hidden_bias, output_bias)
         print(table.latex if latex else table)
 
@@ -130,33 +116,10 @@ def show_equations(
 @app.command()
 def info() -> None:
     """Print versions, the kernels in use, and the number of threads."""
-    from .fit.report import environment
+    from ..fit.report import environment
 
     for name, value in {"torch_manual_bp": __version__, **environment()}.items():
         print(f"{name:16} {value}")
-
-
-@contextmanager
-def _plain_errors(debug: bool) -> Iterator[None]:
-    """Turn an error that the user can mend into one line and an exit status."""
-    try:
-        yield
-    except BrokenPipeError:  # the reader has seen enough; typer knows
-        raise
-    except (ValueError, TypeError, OSError, Diverged) as error:
-        if debug:
-            raise
-        Console(stderr=True).print(f"[red]{escape(_in_words(error))}[/]", soft_wrap=True, highlight=False)
-        raise typer.Exit(1 if isinstance(error, Diverged) else 2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("[yellow]Interrupted; no results were written.[/]")
-        raise typer.Exit(130) from None
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
 
 
 @contextmanager

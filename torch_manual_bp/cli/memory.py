@@ -1,0 +1,138 @@
+"""How many bytes a net takes: planned, and measured."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..memory import plan
+from ..memory.plan import PATHS
+from ..memory.planned import Plan
+from ..memory.setting import OPTIMIZERS
+from ..nn import MLP
+from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+Batch = Annotated[int, typer.Option("--batch", "-B", help="Rows B of a batch.")]
+Inputs = Annotated[int, typer.Option("--inputs", "-d", help="Width d of the inputs.")]
+Hidden = Annotated[int, typer.Option("--hidden", "-h", help="Width h of the hidden layer.")]
+Outputs = Annotated[int, typer.Option("--outputs", "-q", help="Width q of the outputs.")]
+Loss = Annotated[str, typer.Option(help="cross_entropy, mse or bce_with_logits.")]
+WeightDecay = Annotated[float, typer.Option(help="λ of J = L + λ/2 (‖W1‖² + ‖W2‖²).")]
+DType = Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")]
+
+
+@app.command(name="plan")
+def show_plan(
+    batch: Batch, inputs: Inputs, hidden: Hidden, outputs: Outputs,
+    path: Annotated[str, typer.Option(help=f"{', '.join(PATHS)}.")] = "autograd",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
+    hidden_bias: HiddenBias = True,
+    output_bias: OutputBias = True,
+    weight_decay: WeightDecay = 0.0,
+    optimizer: Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = None,
+    tile_rows: Annotated[str | None, typer.Option(help='Rows of a tile, or "auto".')] = None,
+    save: Annotated[str, typer.Option(help="auto or input.")] = "auto",
+    dtype: DType = "float32",
+    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Does it fit, and if not, what would: 8GB, 512MiB, …")] = None,
+    picture: Annotated[Path | None, typer.Option(help="A PNG file to draw the tensors over time to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Say how many bytes training or prediction will take, tensor by tensor; nothing is run."""
+    with plain_errors(debug):
+        mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, save, dtype)
+        planned = plan(
+            mlp, batch, path=path, loss=loss, weight_decay=weight_decay, optimizer=optimizer,
+            tile_rows=int(tile_rows) if tile_rows is not None and tile_rows.isdecimal() else tile_rows,
+            autocast=None if autocast is None else _dtype(autocast),
+        )  # fmt: skip
+        limit = None if budget is None else bytes_of(budget)
+        if picture is not None:
+            planned.save_picture(picture)
+        if as_json:
+            print(json.dumps(_as_data(planned), indent=2, ensure_ascii=False))
+        else:
+            print(planned)
+            if limit is not None:
+                _print_advice(planned, limit)
+    if limit is not None and not planned.fits(limit):
+        raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    batch: Batch = 1024, inputs: Inputs = 784, hidden: Hidden = 256, outputs: Outputs = 10,
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
+    hidden_bias: HiddenBias = True,
+    output_bias: OutputBias = True,
+    weight_decay: WeightDecay = 0.0,
+    dtype: DType = "float32",
+    out: Annotated[Path, typer.Option(help="Folder to write pictures and report to.")] = Path("runs/memory"),
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Run each path on random data, and show its memory as it was planned and as it was measured."""
+    from ..memory.profile import profiled, write
+
+    with plain_errors(debug):
+        mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, "auto", dtype)
+        setting = plan(mlp, batch, loss=loss, weight_decay=weight_decay).setting
+        rows = list(profiled(setting))
+        files = write(setting, rows, out)
+    table = Table(title=f"bytes above parameters and batch, at the peak\n{setting.net} · {setting.loss.name}")
+    for column in ("", "planned", "measured", "in the sizes of the net"):
+        table.add_column(column, justify="right" if column in ("planned", "measured") else "left")
+    for row in rows:
+        mark = "" if row.agrees else " ≠"
+        table.add_row(row.way, f"{row.plan.call_bytes:,}{mark}", f"{row.measurement.peak_bytes:,}", row.plan.formula)
+    console = Console()
+    console.print(table)
+    for file in files:
+        console.print(f"wrote {file}", highlight=False)
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of ``"8GB"``, ``"512 MiB"``, ``"1e9"``.
+
+    Raises:
+        ValueError: no such size.
+    """
+    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([kMGT]?i?)B?\s*", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"plan: budget must be a number of bytes such as 8GB or 512MiB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _mlp(
+    inputs: int, hidden: int, outputs: int, activation: str, hidden_bias: bool, output_bias: bool, save: str, dtype: str
+) -> MLP:
+    return MLP(inputs, hidden, outputs, activation, hidden_bias, output_bias, save, "meta", _dtype(dtype))
+
+
+def _dtype(name: str) -> torch.dtype:
+    names = ("float64", "float32", "bfloat16", "float16")
+    if name not in names:
+        raise ValueError(f"dtype must be one of {', '.join(names)}; got {name!r}")
+    return getattr(torch, name)
+
+
+def _as_data(planned: Plan) -> dict[str, object]:
+    tensors = [asdict(t) | {"dtype": str(t.dtype).removeprefix("torch.")} for t in planned.tensors]
+    totals = ("peak_bytes", "call_bytes", "left_bytes", "given_bytes", "total_bytes", "formula")
+    return {"setting": str(planned.setting), **{name: getattr(planned, name) for name in totals}, "tensors": tensors}
+
+
+def _print_advice(planned: Plan, limit: int) -> None:
+    print(f"\n{planned.total_bytes:,} bytes of {limit:,}: {'fits' if planned.fits(limit) else 'does not fit'}")
+    if not planned.fits(limit):
+        print(*planned.advice(limit) or ("nothing that is known here makes it smaller",), sep="\n")
