@@ -103,7 +103,8 @@ def ways(s: Setting) -> dict[str, Setting]:
         LEAN: replace(plain, path="step"),
         PREDICT: replace(plain, path="predict", optimizer=None, trained=()),
     }
-    if s.phi.module is None or s.class_weight or s.loss.label_smoothing or s.loss.reduction != "mean":
+    special = s.phi.module is None or s.class_weight or s.loss.label_smoothing or s.loss.reduction != "mean"
+    if special or not s.on_cpu:
         del ways[EAGER]
     return ways
 

@@ -78,8 +78,10 @@ class Machine(Ledger):
             self._scratch("column sums of parts", taken)
         return sums
 
-    def loss(self, dtype: torch.dtype) -> tuple[Planned, Planned]:
-        """L, and the scale of Ĝ, which is made in place of the logits."""
+    def loss(
+        self, dtype: torch.dtype, rows: str, classes: str, takes_classes: bool, biased: bool
+    ) -> tuple[Planned, Planned]:
+        """L, and the scale of Ĝ, which is made in place of the logits (rows, classes)."""
         return self.new("L", (), dtype), self.new("scale of Ĝ", (), dtype)
 
 

@@ -1,8 +1,9 @@
-"""One call of the extension: csrc/cpu/one_call.cpp, small_net.cpp and large_net.cpp."""
+"""One call of the extension: csrc/cpu/one_call.cpp, small_net.cpp and large_net.cpp; csrc/cuda/one_call.cu."""
 
 from .. import kernels
+from .cuda import small_net_sums
 from .ledger import Planned
-from .machine import BYTE, Machine, scratch
+from .machine import BYTE, EXACT, Machine, scratch
 from .setting import Setting
 from .usual import BH, BQ, Made
 
@@ -23,7 +24,7 @@ def accumulated(m: Machine, s: Setting) -> None:
 
 def stepped(m: Machine, s: Setting) -> None:
     """`objective_sgd_` and `objective_adam_`, bound; J stays."""
-    if s.optimizer == "sgd" and not s.clipped and not of_call(s).gradient:
+    if s.on_cpu and s.optimizer == "sgd" and not s.clipped and not of_call(s).gradient:
         work = _Pass(m, s)  # there is no dW1, nor, but for few outputs, a dW2
         m.new("J", (), s.dtype)
         m.free(*work.sums.values(), *work.factors)
@@ -35,6 +36,12 @@ def stepped(m: Machine, s: Setting) -> None:
 
 def _gradient(m: Machine, s: Setting) -> list[Planned]:
     """The sums of a pass: `gradient_of`."""
+    if not s.on_cpu:
+        chunks, stride = small_net_sums(s.batch, *s.widths)
+        return [
+            m.new("sums of each chunk of rows", (chunks, stride), s.dtype, "scratch"),
+            m.new("loss, weight and squares of each chunk", (chunks, 3), EXACT, "scratch"),
+        ]
     small = of_call(s).gradient
     if small:
         return [m.new("pass of a small net", (small,), BYTE, "scratch")]

@@ -11,6 +11,7 @@ from ..equations import loss_named
 from ..nn import MLP, Objective
 from ..training.problem import PARAMETERS
 from . import eager, one_call, prediction, tiles, update, usual
+from .cuda import Cuda
 from .machine import Machine
 from .planned import Plan
 from .setting import OPTIMIZERS, Setting
@@ -35,7 +36,7 @@ def plan(
     model: MLP | Objective, batch: int, *, path: str = "autograd", loss: str = "cross_entropy",
     weight_decay: float = 0.0, optimizer: str | Optimizer | None = None, tile_rows: int | str | None = None,
     clip_norm: float | None = None, save: str | None = None, dtype: torch.dtype | None = None,
-    autocast: torch.dtype | None = None, x_requires_grad: bool = False,
+    autocast: torch.dtype | None = None, x_requires_grad: bool = False, device: str | torch.device | None = None,
 ) -> Plan:  # fmt: skip
     """Every tensor of a training step, or of a prediction, with its bytes, its birth and its death.
 
@@ -59,20 +60,23 @@ def plan(
         dtype: of parameters and batch; the MLP's if not given.
         autocast: the dtype of torch.autocast("cpu", …), round forward pass or lean step.
         x_requires_grad: whether ∂J/∂x is asked for.
+        device: "cpu" or "cuda", which need not be there; the MLP's if not given, and the CPU for one on meta.
 
     Raises:
         TypeError: model is no MLP and no Objective.
         ValueError: something unknown, or that the path does not take.
     """
     objective = _objective(model, loss, weight_decay)
-    setting = _setting(objective, batch, path, _name_of(optimizer, path), tile_rows, clip_norm, save, dtype, autocast,
-                       x_requires_grad)  # fmt: skip
+    setting = _setting(
+        objective, batch, path, _name_of(optimizer, path), tile_rows, clip_norm, save, dtype, autocast,
+        x_requires_grad, device,
+    )  # fmt: skip
     return planned(setting)
 
 
 def planned(setting: Setting) -> Plan:
     """The plan of a setting that has been checked."""
-    machine = Machine(setting.sizes)
+    machine = (Machine if setting.on_cpu else Cuda)(setting.sizes)
     for name in setting.parameters:
         machine.stands(name, setting.shape(name), setting.dtype, "parameter")
     machine.stands("x", ("B", "d"), setting.dtype, "batch")
@@ -85,10 +89,15 @@ def planned(setting: Setting) -> Plan:
     _WAYS[setting.path, setting.choice.way](machine, setting)
     if setting.path not in _UPDATE_THEMSELVES:
         update.own_step(machine, setting)
-    return Plan(setting, tuple(machine.tensors), machine.phases, _notes())
+    return Plan(setting, tuple(machine.tensors), machine.phases, _notes(setting))
 
 
-def _notes() -> tuple[str, ...]:
+def _notes(s: Setting) -> tuple[str, ...]:
+    if not s.on_cpu:
+        return (
+            "on CUDA the workspaces of torch's own ops come on top: cuBLAS's, some MiB that stay, and a few KiB of "
+            "reductions; each tensor takes a multiple of 512 bytes; figures not yet held against a GPU",
+        )
     if kernels.backend().startswith("python"):
         return ("this is the plan of the compiled kernels, which are not here: in plain torch temporaries are added",)
     return ()
@@ -121,7 +130,7 @@ def _name_of(optimizer: str | Optimizer | None, path: str) -> str | None:
 def _setting(
     objective: Objective, batch: int, path: str, optimizer: str | None, tile_rows: int | str | None,
     clip_norm: float | None, save: str | None, dtype: torch.dtype | None, autocast: torch.dtype | None,
-    x_requires_grad: bool,
+    x_requires_grad: bool, device: str | torch.device | None,
 ) -> Setting:  # fmt: skip
     mlp = objective.mlp
     if path not in PATHS:
@@ -142,13 +151,24 @@ def _setting(
         batch, (mlp.in_features, mlp.hidden_features, mlp.out_features), mlp.activation, tuple(parameters), trained,
         objective.loss, objective.weight_decay, objective.class_weight is not None, path, optimizer,
         clip_norm is not None, tile_rows, save or mlp.save, dtype or parameters["w1"].dtype, autocast, x_requires_grad,
+        _device(parameters["w1"].device if device is None else torch.device(device)),
     )  # fmt: skip
     _check(setting)
     return setting
 
 
+def _device(device: torch.device) -> str:
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"plan: device must be a CPU or CUDA, got {device}")
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
 def _check(s: Setting) -> None:
-    """Raise unless the path takes it."""
+    """Raise unless the path takes it.
+
+    Raises:
+        ValueError: it does not.
+    """
     tiled = s.tile_rows is not None
     if tiled and s.tile_rows != "auto" and (not isinstance(s.tile_rows, int) or s.tile_rows < 1):
         raise ValueError(f'plan: tile_rows must be a positive int or "auto", got {s.tile_rows!r}')
@@ -175,6 +195,8 @@ def _check(s: Setting) -> None:
 
 
 def _check_eager(s: Setting) -> None:
+    if not s.on_cpu:
+        raise ValueError('plan: path="eager" is known on the CPU only')
     if s.phi.module is None:
         raise ValueError(f'plan: path="eager" needs an activation that torch has a module of, got {s.activation}')
     if s.loss.label_smoothing or s.class_weight or s.loss.reduction != "mean":

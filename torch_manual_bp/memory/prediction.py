@@ -11,7 +11,7 @@ def predicted(m: Machine, s: Setting) -> None:
     copies = []
     if s.product is not s.dtype:
         copies = [m.new(f"{name} in another dtype", s.shape(name), s.product) for name in ("x", *s.parameters)]
-    if s.product.itemsize == 2:
+    if s.product.itemsize == 2 or not s.on_cpu:
         h, _ = hidden(m, s, "nothing")
         m.new("o", BQ, s.product, "activation")
         m.mm(("B", "h"), ("h", "q"), s.product)  # O = H W2ᵀ

@@ -28,19 +28,20 @@ class Sample:
         s = self._setting = setting
         generator = torch.Generator().manual_seed(0)
         d, h, q = s.widths
-        self._mlp = MLP(d, h, q, s.activation, "b1" in s.parameters, "b2" in s.parameters, save=s.save, dtype=s.dtype)
+        biases = "b1" in s.parameters, "b2" in s.parameters
+        self._mlp = MLP(d, h, q, s.activation, *biases, save=s.save, device=s.device, dtype=s.dtype)
         for name in s.parameters:
             self._mlp.get_parameter(_NAMES[name]).requires_grad_(name in s.trained)
-        weight = torch.rand(q, dtype=s.sums, generator=generator) if s.class_weight else None
+        weight = torch.rand(q, dtype=s.sums, generator=generator).to(s.device) if s.class_weight else None
         tile_rows = s.tile_rows if s.path == "autograd" else None
         self._objective = Objective(
             self._mlp, s.loss.name, s.weight_decay, reduction=s.loss.reduction, class_weight=weight,
             label_smoothing=s.loss.label_smoothing, ignore_index=s.loss.ignore_index, tile_rows=tile_rows,
         )  # fmt: skip
-        self._x = torch.randn(s.batch, d, generator=generator).to(s.dtype).requires_grad_(s.x_requires_grad)
-        self._y = torch.randint(q, (s.batch,), generator=generator)
+        self._x = torch.randn(s.batch, d, generator=generator).to(s.device, s.dtype).requires_grad_(s.x_requires_grad)
+        self._y = torch.randint(q, (s.batch,), generator=generator).to(s.device)
         if not s.loss.takes_classes:
-            self._y = torch.rand(s.batch, q, generator=generator).to(s.dtype)
+            self._y = torch.rand(s.batch, q, generator=generator).to(s.device, s.dtype)
         self._optimizer = self._new_optimizer()
         module = s.phi.module
         self._eager = self._mlp if module is None else nn.Sequential(self._mlp.fc1, module(), self._mlp.fc2)
@@ -54,7 +55,7 @@ class Sample:
     def __call__(self) -> Tensor:
         """J, or the predictions."""
         s, objective, x, y = self._setting, self._objective, self._x, self._y
-        with torch.autocast("cpu", s.autocast) if s.autocast else nullcontext():
+        with torch.autocast(s.device, s.autocast) if s.autocast else nullcontext():
             if s.path == "predict":
                 with torch.no_grad():
                     return self._mlp(x)
@@ -79,9 +80,10 @@ class Sample:
 
     def measured(self) -> Measurement:
         """The memory of a call that is not the first."""
+        s = self._setting
         for _ in range(2):  # the second finds the way that is bound to it
             self()
         self.give_back()
-        measurement = measure(self, "cpu")
+        measurement = measure(self, s.device)
         self.give_back()
         return measurement

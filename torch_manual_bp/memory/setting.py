@@ -61,6 +61,7 @@ class Setting:
         dtype: of parameters and batch.
         autocast: the dtype of autocast, or None.
         x_requires_grad: whether there is a dx.
+        device: "cpu" or "cuda".
     """
 
     batch: int
@@ -79,6 +80,7 @@ class Setting:
     dtype: torch.dtype
     autocast: torch.dtype | None
     x_requires_grad: bool
+    device: str
 
     def __str__(self) -> str:
         short = str(self.autocast).removeprefix("torch.")
@@ -100,6 +102,16 @@ class Setting:
         return self.path + with_optimizer + (f" ({way})" if way != self.path else "")
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it is the CPU's memory that is planned."""
+        return self.device == "cpu"
+
+    @property
+    def longer_sums(self) -> str:
+        """How sums are made that are longer than their products: of `training.steps.SUMS`."""
+        return "rounded" if self.on_cpu else "longer"
+
+    @property
     def phi(self) -> Activation:
         """φ."""
         return ACTIVATIONS[self.activation]
@@ -119,7 +131,7 @@ class Setting:
         """The dtype of the matrix products, as `door.lean_arguments` and autocast choose it."""
         dtype = self.dtype if self.autocast is None or self.dtype is torch.float64 else self.autocast
         lean = self.path in _LEAN or self.tile_rows is not None
-        return torch.float32 if lean and dtype is torch.float16 else dtype  # on a CPU float16 is slow
+        return torch.float32 if lean and dtype is torch.float16 and self.on_cpu else dtype  # there float16 is slow
 
     @property
     def weights(self) -> dict[str, Shape]:
@@ -141,39 +153,54 @@ class Setting:
 
     @cached_property
     def choice(self) -> Choice:
-        """The very code that chooses on real tensors, on fake ones, which take no memory."""
+        """The very code that chooses on real tensors, on fake ones, which take no memory.
+
+        A GPU need not be there: meta tensors stand for its, and the nets that have one call there follow a rule below.
+        """
         with FakeTensorMode():
             net, batch = self._net(), self._batch()
             trained = {name: getattr(net, name) for name in self.trained}
             rows = None if self.tile_rows == "auto" else self.tile_rows
-            tile = tiling(self.batch, self.widths, self.product.itemsize, rows, batch.x.device)  # type: ignore[arg-type]
+            tile = tiling(self.batch, self.widths, self.product.itemsize, rows, torch.device(self.device))  # type: ignore[arg-type]
             one_tile, share = is_one_tile(net, batch, tile), Share()
             way = self.path
             if way == "autograd":
                 way = "whole batch" if self.tile_rows is None else "tiles"
             elif way == "accumulate_grad":
-                whole = fits_one_call(net, batch, tile, self.product, share) and not self.x_requires_grad
-                way = "one call" if whole else "tiles"
+                whole = fits_one_call(net, batch, tile, self.product, share) or self._is_small_on_cuda
+                way = "one call" if whole and not self.x_requires_grad else "tiles"
             elif way == "step":
                 rule = fused_rule(_optimizer(self.optimizer, trained), trained)
                 way = way_of(net, batch, rule, tile, self.product, share, 1.0 if self.clipped else math.inf)
-            return Choice(way, tile, one_tile)
+                way = "one call" if self._is_small_on_cuda and self.trained == self.parameters else way
+            return Choice(way if one_tile or way != "one call" else "tiles", tile, one_tile)
+
+    @property
+    def _is_small_on_cuda(self) -> bool:
+        """csrc/cuda/one_call.cu's `fits`, for a GPU whose blocks have the shared memory that it takes."""
+        if self.on_cpu or self.product is not self.dtype or self.dtype.itemsize < 4:
+            return False
+        return max(self.widths) <= (64 if self.dtype is torch.float64 else 128)
+
+    @property
+    def _where(self) -> str:
+        return "cpu" if self.on_cpu else "meta"
 
     def _net(self) -> Net:
         d, h, q = self.widths
         shapes = {"w1": (h, d), "b1": (h,), "w2": (q, h), "b2": (q,)}
         made = {
-            name: nn.Parameter(torch.empty(shapes[name], dtype=self.dtype, device="cpu"), name in self.trained)
+            name: nn.Parameter(torch.empty(shapes[name], dtype=self.dtype, device=self._where), name in self.trained)
             for name in self.parameters
         }
         return Net(made["w1"], made.get("b1"), made["w2"], made.get("b2"), self.phi)
 
     def _batch(self) -> Batch:
         d, _, q = self.widths
-        x = torch.empty(self.batch, d, dtype=self.dtype, device="cpu")
+        x = torch.empty(self.batch, d, dtype=self.dtype, device=self._where)
         if self.loss.takes_classes:
-            return Batch(x, torch.empty(self.batch, dtype=torch.int64, device="cpu"), None)
-        return Batch(x, torch.empty(self.batch, q, dtype=self.dtype, device="cpu"), None)
+            return Batch(x, torch.empty(self.batch, dtype=torch.int64, device=self._where), None)
+        return Batch(x, torch.empty(self.batch, q, dtype=self.dtype, device=self._where), None)
 
 
 def _optimizer(name: str | None, parameters: dict[str, nn.Parameter]) -> Optimizer:

@@ -39,10 +39,11 @@ class Tiles:
         same = all(tensor.dtype is s.product for tensor in of_weights)
         self.table: Steps = steps(
             s.phi, frozenset(sums) | (frozenset({"dw1", "dw2"}) if in_update else frozenset()),
-            s.product.itemsize == 2, "left to the update" if in_update else "same" if same else "rounded",
+            s.product.itemsize == 2, "left to the update" if in_update else "same" if same else s.longer_sums,
             s.dtype is not s.product, self.classes_tiled, self.classes_tiled and s.loss.takes_classes,
         )  # fmt: skip
         self._statistics: Planned | None = None
+        self._row_weight: Planned | None = None
         self._run()
 
     def _run(self) -> None:
@@ -57,6 +58,7 @@ class Tiles:
             self._tile()
         m.free(self._statistics)
         self._value(total)
+        m.free(self._row_weight)
 
     def _normalizer(self) -> None:
         """N of a mean over classes: `Loss.normalizer`."""
@@ -64,13 +66,16 @@ class Tiles:
         if loss.reduction != "mean" or not loss.takes_classes:
             return
         kept = m.new("y ≠ ignore_index", ("B",), torch.bool)
-        m.brief("a number", (), torch.int64)
+        with m.number(torch.int64, torch.int64):
+            pass
         if self.s.class_weight:
             self._weighted_normalizer()
             m.free(kept)
-            return
-        with m.held("N", (), torch.int64):
-            m.free(kept)
+        else:
+            with m.held("N", (), torch.int64):
+                m.free(kept)
+        if not self.s.on_cpu:  # N stays on the device, and comes into the sums by the rows
+            self._row_weight = m.new("1/N for each row", ("B",), self.s.sums)
 
     def _weighted_normalizer(self) -> None:
         m, dtype = self.m, self.s.sums
@@ -125,7 +130,8 @@ class Tiles:
             self.m.cast(_shape(step.writes), self.s.product, self.sums[step.writes].dtype)
 
     def _loss(self, _: Step) -> None:
-        L, scale = self.m.loss(self.s.sums)
+        s = self.s
+        L, scale = self.m.loss(s.sums, _ROWS, _CLASSES, s.loss.takes_classes, "b2" in s.parameters)
         self.m.cast((), self.s.sums, EXACT)
         self.m.free(L, scale)
 

@@ -22,13 +22,16 @@ def state_stands(m: Machine, s: Setting) -> None:
 
 
 def own_step(m: Machine, s: Setting) -> None:
-    """``optimizer.step()`` as torch has it on the CPU, one parameter after the other."""
+    """``optimizer.step()`` as torch has it: on the CPU one parameter after the other."""
     if s.optimizer is not None:
         m.begin("update")
     if s.optimizer == "momentum":
         with m.number(s.dtype):
-            return
+            pass
     if s.optimizer != "adamw":
+        return
+    if not s.on_cpu:  # all parameters at once
+        m.free(*[m.new(f"√v of {name}", s.shape(name), s.dtype) for name in s.trained])
         return
     before: Planned | None = None  # a local of its loop
     for name in s.trained:
@@ -45,16 +48,18 @@ def stepped_with_sums(m: Machine, s: Setting) -> None:
     """Sums in the workspace, then the fused update in one call."""
     with arguments(m, s):
         Tiles(m, s, room(m, s, s.trained))
-        m.brief("the optimizer's numbers", (len(s.trained), _COLUMNS[s.optimizer or "sgd"]), EXACT)
+        if s.on_cpu:
+            m.brief("the optimizer's numbers", (len(s.trained), _COLUMNS[s.optimizer or "sgd"]), EXACT)
 
 
 def stepped_in_products(m: Machine, s: Setting) -> None:
     """Plain SGD of a 16-bit net, in the weights' own products."""
     with arguments(m, s):
         Tiles(m, s, room(m, s, tuple(name for name in s.trained if name not in s.weights)), in_update=True)
-        with m.held("the optimizer's numbers", (len(s.trained), _COLUMNS["sgd"]), EXACT):
-            m.mm(("h", "B"), ("B", "d"), s.product, transposed=True, add=True)
-            m.mm(("q", "B"), ("B", "h"), s.product, transposed=True, add=True)
+        numbers = m.new("the optimizer's numbers", (len(s.trained), _COLUMNS["sgd"]), EXACT) if s.on_cpu else None
+        m.mm(("h", "B"), ("B", "d"), s.product, transposed=True, add=True)
+        m.mm(("q", "B"), ("B", "h"), s.product, transposed=True, add=True)
+        m.free(numbers)
 
 
 def stepped_by_optimizer(m: Machine, s: Setting) -> None:

@@ -42,7 +42,8 @@ def gradient_by_backward(m: Machine, s: Setting) -> None:
 def arguments(m: Machine, s: Setting) -> Iterator[None]:
     """The batch as the path takes it, its labels checked."""
     if s.loss.takes_classes:
-        m.brief("first bad label", (), torch.int64)
+        if s.on_cpu:
+            m.brief("first bad label", (), torch.int64)
     elif s.product.itemsize > s.dtype.itemsize:
         with m.held("y in another dtype", s.shape("y"), s.product):
             yield
@@ -69,7 +70,7 @@ def _forward(m: Machine, s: Setting) -> Kept:
     m.mm(("B", "h"), ("h", "q"), s.product)  # O = H W2ᵀ
     if h is not kept:
         m.free(h)
-    L, scale = m.loss(s.sums)
+    L, scale = m.loss(s.sums, "B", "q", s.loss.takes_classes, "b2" in s.parameters)
     if s.weight_decay:
         squares = m.squared_norms(s.weights, s.dtype, s.sums)
         m.new("J", (), s.sums)
