@@ -226,3 +226,53 @@ def test_a_terminal_without_greek_letters_is_no_error(tmp_path):
     process = run("equations", environment={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
     assert process.returncode == 0
     assert "h = ?(z)" in process.stdout
+
+
+PLAN = ("plan", "-B", 8192, "-d", 784, "-h", 256, "-q", 10)
+
+
+def test_a_plan_is_printed():
+    result = invoke(*PLAN, "--path", "eager")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("B, d, h, q = 8192, 784, 256, 10 · relu · float32 · cross_entropy · eager\n")
+    assert "at the peak, in bytes: 4 (3 Bh + hq + q) + 8" in result.stdout
+
+
+def test_a_plan_as_data_and_as_a_picture(tmp_path):
+    picture = tmp_path / "plan.png"
+    result = invoke(*PLAN, "--optimizer", "adamw", "--tile-rows", 256, "--json", "--picture", picture)
+    data = json.loads(result.stdout)
+    assert data["total_bytes"] == data["peak_bytes"] + data["given_bytes"]
+    assert {tensor["name"] for tensor in data["tensors"]} >= {"w1", "x", "exp_avg of w1", "dw1", "dJ"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("budget, status", [("60MB", 0), ("46444732", 0), ("46444731 B", 1), ("40 MiB", 1)])
+def test_a_plan_within_a_budget_or_not(budget, status):
+    result = invoke(*PLAN, "--activation", "gelu", "--optimizer", "adamw", "--budget", budget)
+    assert result.exit_code == status
+    assert ("does not fit" in result.stdout) == ("objective.step(x, y, optimizer)" in result.stdout) == bool(status)
+
+
+@pytest.mark.parametrize(
+    "option", [("--budget", "much"), ("--dtype", "int8"), ("--path", "train"), ("--tile-rows", "x")]
+)
+def test_a_plan_that_cannot_be_made(option):
+    result = invoke(*PLAN, *option)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert option[1] in result.stderr
+
+
+def test_the_memory_of_each_path_is_shown(tmp_path):
+    result = run("profile", "-B", 128, "-d", 20, "-h", 30, "-q", 10, "--out", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "eager PyTorch" in result.stdout
+    assert {"growth.png", "report.json", "step_planned.png", "step_measured.png"} <= set(os.listdir(tmp_path))
+    script = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "profile_memory.py", "--help"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert "planned" in script.stdout

@@ -1,5 +1,6 @@
 """The call that a plan is about, on random data: what `measure` is given to compare the two."""
 
+import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -84,6 +85,7 @@ class Sample:
         for _ in range(2):  # the second finds the way that is bound to it
             self()
         self.give_back()
+        gc.collect()  # what earlier samples held goes now, not while this one is watched
         measurement = measure(self, s.device)
         self.give_back()
         return measurement
