@@ -138,7 +138,7 @@ def replicas(op: str, facts: list[list[int]]) -> None:
         raise ValueError(f"{op}: the same parameters must be trained on all replicas, got {trained}")
 
 
-def part(op: str, mine: Part) -> None:
+def part(op: str, mine: Part, replicas: int = 1) -> None:
     """Raise unless the stage's own Functions do all that its modules do.
 
     Raises:
@@ -155,10 +155,15 @@ def part(op: str, mine: Part) -> None:
                     f"{op}: {name} must be a plain nn.Linear without hooks, since it is not called; "
                     f"got {type(layer).__name__}"
                 )
+    if mine.sharded and replicas == 1:
+        raise RuntimeError(f"{op}: a sharded stage has replicas, whose rows count too: build(…, data_group= or mesh=)")
     for name, p in mine.module.named_parameters():
         if p._backward_hooks or p._post_accumulate_grad_hooks:
             raise RuntimeError(f"{op}: {name} has hooks on its gradient, which a deferred gradient passes by")
-        if hasattr(p, "device_mesh") and not mine.sharded:
+        mesh = getattr(p, "device_mesh", None)
+        if mine.sharded and (mesh is None or mesh.size() != replicas):
+            raise RuntimeError(f"{op}: {name} must be sharded over the {replicas} replicas of the stage, got {mesh}")
+        if mesh is not None and not mine.sharded:
             raise RuntimeError(f"{op}: {name} is sharded by itself; shard the whole stage: fully_shard(pipe.module)")
 
 

@@ -33,20 +33,24 @@ class WeightGradients:
         self.active = False
         self._waiting: list[Waiting] = []
         self._apart: Callable[[Tensor], bool] = lambda parameter: False
+        self._times = 1
         self._sums: dict[Tensor, Tensor] = {}
 
-    def begin(self, reduced_here: bool, reduced_upstream: bool) -> None:
+    def begin(self, replicas: int = 1, sharded: bool = False) -> None:
         """Start a step.
 
         Args:
-            reduced_here: the sums are reduced over a group in `finish`, so what ``.grad`` holds must stay out of them.
-            reduced_upstream: FSDP reduces them at the end of the schedule, where it finds them in ``.grad`` alone.
+            replicas: how many processes hold the same parameters; from 2 on what ``.grad`` holds stays out of what is
+                reduced in `finish`.
+            sharded: FSDP reduces them instead, at the end of the schedule: it looks into ``.grad`` alone, and makes a
+                mean where a sum is wanted.
         """
         self.abandon()
-        if reduced_upstream:
+        self._times = replicas if sharded else 1
+        if sharded:
             self._apart = lambda parameter: False
         else:
-            self._apart = lambda parameter: reduced_here or sum_dtype(parameter.dtype) is not parameter.dtype
+            self._apart = lambda parameter: replicas > 1 or sum_dtype(parameter.dtype) is not parameter.dtype
 
     def abandon(self) -> None:
         """Forget everything, after a step that failed."""
@@ -80,7 +84,7 @@ class WeightGradients:
         if total is None:
             self._set(parameter, rows)
         else:
-            total.add_(rows)
+            total.add_(rows, alpha=self._times)
 
     def _add(self, parameter: Tensor, a: Tensor, b: Tensor | None) -> None:
         total = self._total(parameter)
@@ -89,14 +93,16 @@ class WeightGradients:
         elif total is None:
             self._set(parameter, torch.mm(a.t(), b))
         elif total.dtype is a.dtype:
-            total.addmm_(a.t(), b)
+            total.addmm_(a.t(), b, alpha=self._times)
         else:
-            total.add_(torch.mm(a.t(), b))
+            total.add_(torch.mm(a.t(), b), alpha=self._times)
 
     def _total(self, parameter: Tensor) -> Tensor | None:
         return self._sums.get(parameter) if self._apart(parameter) else parameter.grad
 
     def _set(self, parameter: Tensor, gradient: Tensor) -> None:
+        if self._times != 1:
+            gradient.mul_(self._times)
         if self._apart(parameter):
             self._sums[parameter] = gradient.to(sum_dtype(parameter.dtype))
         else:

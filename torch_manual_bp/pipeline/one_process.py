@@ -62,7 +62,7 @@ class OneProcess:
             self._begin_loss(y, row_weight, rows)
             under_way: deque[Tensor] = deque()
             for part in self._parts:
-                part.gradients.begin(reduced_here=False, reduced_upstream=False)
+                part.gradients.begin()
             for i, microbatch in enumerate(x.split(rows)):
                 under_way.append(self._loss(self._through(microbatch), i))
                 if len(under_way) == len(self._parts):

@@ -119,7 +119,7 @@ class Pipe:
             raise RuntimeError(f"{op}: since an error the stages are out of step, build the pipe anew: {self._failure}")
         rows, problem = UNKNOWN, None
         try:
-            check.part(op, part)
+            check.part(op, part, plan.replicas)
             if plan.is_first:
                 rows = check.inputs(op, x, part).shape[:-1].numel()
             if plan.is_last and op != "predict":
@@ -194,10 +194,7 @@ class Pipe:
     def _run(self, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None, rows: int) -> list[Tensor]:
         """The losses of the microbatches, on the last stage."""
         plan, part = self._plan, self._part
-        part.gradients.begin(plan.data_group is not None, part.sharded)
-        if part.sharded:
-            fsdp: Any = part.module
-            fsdp.set_gradient_divide_factor(1.0)  # a sum over the replicas: the loss has the whole batch's N
+        part.gradients.begin(plan.replicas, part.sharded)
         losses: list[Tensor] = []
         given: dict[str, Any] = {"return_outputs": False}
         if plan.is_last:

@@ -33,6 +33,11 @@ class Plan:
     stage_class: type[Any]
 
     @property
+    def replicas(self) -> int:
+        """How many processes hold the same stage."""
+        return 1 if self.data_group is None else dist.get_world_size(self.data_group)
+
+    @property
     def is_first(self) -> bool:
         """Whether x goes in here."""
         return self.index == 0
