@@ -285,7 +285,7 @@ AT_ONCE = (ddp, sharded_before, wrong_numbers_of_processes, a_mesh_and_a_group, 
 TOGETHER = {
     different_rows: (
         "ValueError",
-        r"step: all stages must be given the same batch, got rows: 8 on stage 0, 40 on stage 1",
+        r"step: all stages must be given one batch, got rows: 8 on stage 0, 40 on stage 1",
     ),
     different_calls: ("RuntimeError", r"all stages must make the same call, got step on stage 0, predict on stage 1"),
     different_dtypes: ("ValueError", r"one dtype, got torch.float64 on stage 0, torch.float32 on stage 1"),

@@ -123,21 +123,6 @@ def rows_forward(op: str, rows: int) -> None:
         raise ValueError(f"{op}: rows must be at least 1, got {rows}")
 
 
-def replicas(op: str, facts: list[list[int]]) -> None:
-    """Raise unless all that hold the same stage are fine and train as many parameters.
-
-    Raises:
-        RuntimeError: one of them has refused its batch.
-        ValueError: parameters are frozen on one and not on another.
-    """
-    if not all(fine for fine, _ in facts):
-        replica = next(i for i, (fine, _) in enumerate(facts) if not fine)
-        raise RuntimeError(f"{op}: replica {replica} of data_group refuses its batch")
-    if len({trained for _, trained in facts}) > 1:
-        trained = ", ".join(f"{number} on replica {i}" for i, (_, number) in enumerate(facts))
-        raise ValueError(f"{op}: the same parameters must be trained on all replicas, got {trained}")
-
-
 def part(op: str, mine: Part, replicas: int = 1) -> None:
     """Raise unless the stage's own Functions do all that its modules do.
 

@@ -30,22 +30,18 @@ def build_distributed(
     stages = deal(net, n, OP)
     check.microbatches(OP, schedule, microbatches, n)
     place = _device(device, group)
-    control = control_group(group)
+    control = control_group(group, data_group)
     columns = widths(stages)
     _check_same(control, {
         "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
         "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
     })  # fmt: skip
     part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
-    data_control = None
     if data_group is not None:
-        data_control = control_group(data_group)
         first = dist.get_global_rank(data_group, 0)
         for p in part.module.parameters():
             dist.broadcast(p.detach(), src=first, group=data_group)
-    plan = Plan(
-        index, n, schedule, microbatches, group, control, data_group, data_control, stage_class or Stage
-    )  # fmt: skip
+    plan = Plan(index, n, schedule, microbatches, group, data_group, control, stage_class or Stage)
     return Pipe(part, plan, objective)
 
 

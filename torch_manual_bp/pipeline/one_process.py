@@ -1,7 +1,7 @@
 """A pipeline that one process drives over several devices: for a quick try, and for tests."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -167,6 +167,15 @@ class OneProcess:
     def state_dict(self) -> dict[str, Any]:
         """The model's."""
         return {name: value for part in self._parts for name, value in part.module.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the model's state.
+
+        Raises:
+            RuntimeError: a parameter is not in it, or has another shape.
+        """
+        for part in self._parts:
+            part.load(state)
 
     def __repr__(self) -> str:
         devices = ", ".join(str(part.device) for part in self._parts)

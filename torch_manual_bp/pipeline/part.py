@@ -1,7 +1,8 @@
 """One stage's part of the model: its module, its parameters' gradients, its share of the penalty."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -62,6 +63,11 @@ class Part:
             square = torch.linalg.vector_norm(w, dim=1, dtype=dtype).square().sum()
             s += square.full_tensor() if hasattr(square, "full_tensor") else square
         return s * (0.5 * self.weight_decay)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take what belongs to this stage of the model's state."""
+        mine = {name: value for name, value in state.items() if name in self.module.state_dict()}
+        self.module.load_state_dict(mine)  # raises where one is missing
 
     def finish(self, group: "dist.ProcessGroup | None") -> None:
         """Leave this step's gradient in ``.grad``, summed over the group."""

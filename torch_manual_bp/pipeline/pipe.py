@@ -1,6 +1,6 @@
 """A stage of a pipeline as its process uses it: one step, prediction, evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,18 @@ from ..autograd import pure
 from ..nn import Objective
 from ..training.problem import sum_dtype
 from . import check
-from .agreement import CALLS, DTYPES, UNKNOWN, Facts, disagreement, exchange, exchange_objects
+from .agreement import (
+    CALLS,
+    DTYPES,
+    UNKNOWN,
+    Agreed,
+    Facts,
+    agreed,
+    disagreement,
+    exchange,
+    exchange_objects,
+    place,
+)
 from .loss import MicrobatchLoss
 from .part import Part
 from .plan import Plan
@@ -60,10 +71,10 @@ class Pipe:
             TypeError, ValueError: what does not fit; rows that cannot be cut into the microbatches.
             RuntimeError: hooks or layers that a stage would pass by, another stage's error, or one that is lost.
         """
-        facts = self._agree("step", x, y, row_weight)
-        rows = self._rows(facts) // self.microbatches
+        call = self._agree("step", x, y, row_weight)
+        rows = call.rows // self.microbatches
         with self._running("step"), torch.enable_grad():
-            self._make(rows, tuple(fact.trained > 0 for fact in facts))
+            self._make(rows, call.trains)
             L = self._run(x, y, row_weight, rows)
             self._part.finish(None if self._part.sharded else self._plan.data_group)
             return self._J(L)
@@ -79,14 +90,13 @@ class Pipe:
             TypeError, ValueError, RuntimeError: as of `step`.
         """
         check.rows_forward("predict", rows)
-        B = self._rows(self._agree("predict", x, None, None))
-        o: Tensor | None = None
+        call, part = self._agree("predict", x, None, None), self._part
         with self._running("predict"), torch.no_grad():
-            for begin, end, part in self._forward(x, B, rows):
-                if self._plan.is_last:
-                    o = part.new_empty(B, self._part.columns[1]) if o is None else o
-                    o[begin:end] = part
-        return o
+            B = call.rows if self._plan.is_last else 0
+            o = torch.empty(B, part.columns[1], dtype=part.dtype, device=self.device)
+            for begin, piece in self._forward(x, call, rows):
+                o[begin : begin + len(piece)] = piece
+        return o if self._plan.is_last else None
 
     def evaluate(
         self, x: Tensor | None = None, y: Tensor | None = None, row_weight: Tensor | None = None, *, rows: int = ROWS
@@ -103,17 +113,16 @@ class Pipe:
             TypeError, ValueError, RuntimeError: as of `step`.
         """
         check.rows_forward("evaluate", rows)
-        B = self._rows(self._agree("evaluate", x, y, row_weight))
+        call = self._agree("evaluate", x, y, row_weight)
         with self._running("evaluate"), torch.no_grad():
             if self._plan.is_last:
-                self._begin_loss(y, row_weight, self._piece(B, rows)[1])
-            L = [self._loss(o, i) for i, (_, _, o) in enumerate(self._forward(x, B, rows)) if self._plan.is_last]
-            return self._J(L)
+                self._begin_loss(y, row_weight, self._piece(call, rows)[1])
+            return self._J([self._loss(o, i) for i, (_, o) in enumerate(self._forward(x, call, rows))])
 
     # -------------------------------------------------------------------------------------------------- before sending
 
-    def _agree(self, op: str, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None) -> list[Facts]:
-        """The facts of all stages, where none of them refuses the call."""
+    def _agree(self, op: str, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None) -> Agreed:
+        """What all processes know of the call, where none of them refuses it."""
         plan, part = self._plan, self._part
         if self._failure is not None:
             raise RuntimeError(f"{op}: since an error the stages are out of step, build the pipe anew: {self._failure}")
@@ -130,29 +139,24 @@ class Pipe:
                 check.equal_parts(op, rows, self.microbatches)
         except (TypeError, ValueError, RuntimeError) as error:
             problem = error
-        fine = 0 if problem else 1
-        mine = Facts(CALLS.index(op), fine, rows, DTYPES.index(part.dtype), part.trained)
-        others, messages = [[fine, part.trained]], None
+        mine = Facts(
+            plan.replica, plan.index, CALLS.index(op), int(problem is None), rows, DTYPES.index(part.dtype),
+            part.trained, int(part.sharded),
+        )  # fmt: skip
+        messages: list[Any] = []
         with self._running(op):
             facts = [Facts(*numbers) for numbers in exchange(plan.control, mine)]
-            wrong = disagreement(facts)
-            fine = int(wrong is None and all(fact.fine for fact in facts))
-            if plan.data_control is not None:
-                others = exchange(plan.data_control, [fine, part.trained])
             if not all(fact.fine for fact in facts):
                 messages = exchange_objects(plan.control, None if problem is None else str(problem))
         if problem is not None:
             raise problem
-        if messages is not None:
-            stage, message = next((i, message) for i, message in enumerate(messages) if message is not None)
-            raise RuntimeError(f"{op}: stage {stage} refuses its part: {message}")
+        for fact, message in zip(facts, messages, strict=False):
+            if message is not None:
+                raise RuntimeError(f"{op}: {place(fact, facts)} refuses its part: {message}")
+        wrong = disagreement(facts)
         if wrong is not None:
             raise wrong
-        check.replicas(op, others)
-        return facts
-
-    def _rows(self, facts: list[Facts]) -> int:
-        return max(fact.rows for fact in facts)
+        return agreed(facts, plan.replica)
 
     # --------------------------------------------------------------------------------------------------------- running
 
@@ -222,27 +226,27 @@ class Pipe:
 
     # ------------------------------------------------------------------------------------------------------ prediction
 
-    def _piece(self, B: int, rows: int) -> tuple[int, int]:
+    def _piece(self, call: Agreed, rows: int) -> tuple[int, int]:
         """How many rows a microbatch has, and how many are on their way at once."""
-        m = min(rows, -(-max(B, 1) // self._plan.stages))
+        m = min(rows, -(-max(call.rows_through, 1) // self._plan.stages))
         return m, m * DEPTH * self._plan.stages
 
-    def _forward(self, x: Tensor | None, B: int, rows: int) -> Iterator[tuple[int, int, Any]]:
-        """Begin and end of each piece of the batch, and its outputs on the last stage."""
-        m, piece = self._piece(B, rows)
-        for begin in range(0, B, piece):
-            end = min(begin + piece, B)
-            microbatches = max(-(-(end - begin) // m), self._plan.stages)
+    def _forward(self, x: Tensor | None, call: Agreed, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """On the last stage: where a piece of the batch begins, and its outputs."""
+        m, piece = self._piece(call, rows)
+        for begin in range(0, call.rows_through, piece):
+            microbatches = max(-(-min(call.rows_through - begin, piece) // m), self._plan.stages)
             given = []
             if self._plan.is_first:
                 assert x is not None
-                part = pure.matrix(x)[begin:end]
+                part = pure.matrix(x)[begin : begin + piece]
                 missing = microbatches * m - len(part)  # of the last piece: rows that are dropped when they come out
                 given = [F.pad(part, (0, 0, 0, missing)) if missing else part]
             stage, schedule = self._forward_schedule(m, microbatches)
             o = schedule.step(*given)
             stage.clear_runtime_states()  # upstream keeps what was computed until the next call
-            yield begin, end, o[: end - begin] if self._plan.is_last else None
+            if self._plan.is_last and begin < call.rows:
+                yield begin, o[: call.rows - begin]
 
     def _forward_schedule(self, rows: int, microbatches: int) -> tuple[Any, Any]:
         kept = self._predicting
@@ -285,6 +289,14 @@ class Pipe:
     def state_dict(self) -> dict[str, Any]:
         """This stage's; those of all stages make up the model's."""
         return self.module.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take this stage's part of the model's state, or of this stage's own.
+
+        Raises:
+            RuntimeError: a parameter is not in it, or has another shape.
+        """
+        self._part.load(state)
 
     def __repr__(self) -> str:
         plan = self._plan

@@ -16,9 +16,8 @@ class Plan:
         schedule: our name of it.
         microbatches: into how many a batch is cut.
         group: the processes of the pipeline, one a stage.
-        control: the same ones, passing CPU tensors.
         data_group: the processes that hold the same stage and other rows, or None.
-        data_control: the same ones, passing CPU tensors.
+        control: all of them, stages and replicas, passing CPU tensors.
         stage_class: `torch_manual_bp.pipeline.upstream.Stage`, or a subclass.
     """
 
@@ -27,15 +26,19 @@ class Plan:
     schedule: str
     microbatches: int
     group: "dist.ProcessGroup"
-    control: "dist.ProcessGroup"
     data_group: "dist.ProcessGroup | None"
-    data_control: "dist.ProcessGroup | None"
+    control: "dist.ProcessGroup"
     stage_class: type[Any]
 
     @property
     def replicas(self) -> int:
         """How many processes hold the same stage."""
         return 1 if self.data_group is None else dist.get_world_size(self.data_group)
+
+    @property
+    def replica(self) -> int:
+        """Which of them this one is."""
+        return 0 if self.data_group is None else dist.get_rank(self.data_group)
 
     @property
     def is_first(self) -> bool:
