@@ -32,7 +32,7 @@ def read(module, optimizer, folder):
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
     state = states(module, optimizer)
-    dcp.load(state, checkpoint_id=folder)
+    dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
     module.load_state_dict(state["model"])
     set_optimizer_state_dict(
         module, optimizer, state["optimizer"], options=StateDictOptions(flatten_optimizer_state_dict=True)
@@ -42,7 +42,7 @@ def read(module, optimizer, folder):
 def write(module, optimizer, folder):
     import torch.distributed.checkpoint as dcp
 
-    dcp.save(states(module, optimizer), checkpoint_id=folder)
+    dcp.save(states(module, optimizer), checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
 def steps(step, optimizer, numbers):
@@ -100,9 +100,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder, tmp_path_factory):
     """What each rank found, by check."""
-    checks = {
-        check.__name__: functools.partial(check, folder) for check in (from_two_to_one, from_one_to_two, from_a_file)
-    }
+    each = (from_two_to_one, from_one_to_two, from_a_file)
+    checks = {check.__name__: functools.partial(check, folder) for check in each}
     return on_two_processes(checks, tmp_path_factory.mktemp("ranks"))
 
 

@@ -13,6 +13,7 @@ from autograd.reference import error
 from torch.nn import functional as F
 
 import torch_manual_bp as tmb
+from torch_manual_bp.bench.peak import peak_bytes
 
 from .cases import (
     LOSSES,
@@ -208,6 +209,30 @@ def objects_of_upstream():
     return type(pipe.schedule).__name__, type(pipe.module).__name__
 
 
+def memory_of_prediction():
+    """Peak bytes beside o, of two batches; after a first call that makes the buffers."""
+    pipe = tmb.pipeline.build(objective_of(), 8)
+    peaks = []
+    for rows in (512, 4096):
+        x = batch(rows=rows)[0]
+        pipe.predict(x, rows=16)
+        pipe.predict(x, rows=16)
+        peaks.append(peak_bytes(lambda x=x: pipe.predict(x, rows=16)) - pipe.index * rows * q * 8)
+    return peaks
+
+
+def memory_of_a_step(schedule):
+    """Peak bytes of steps with 4 and with 16 microbatches of 64 rows, the buffers that are received into left out."""
+    peaks = []
+    for microbatches in (4, 16):
+        pipe = tmb.pipeline.build(objective_of("tanh"), microbatches, schedule)
+        x, y, _ = batch(rows=64 * microbatches)
+        pipe.step(x, y)
+        pipe.step(x, y)
+        peaks.append(peak_bytes(lambda: pipe.step(x, y)))  # noqa: B023
+    return peaks
+
+
 CHECKS = {str(case): functools.partial(step, case) for case in STEPS}
 SENT = [(schedule, frozen) for schedule in SCHEDULES for frozen in ((), ("fc1.weight", "fc1.bias"))]
 CHECKS |= {f"sent {case}": functools.partial(sent, *case) for case in SENT}
@@ -215,6 +240,8 @@ STACKS = [(blocks, schedule) for blocks in (1, 2, 3) for schedule in SCHEDULES]
 CHECKS |= {f"stack {case}": functools.partial(stack, *case) for case in STACKS}
 CHECKS |= {f"left {schedule}": functools.partial(nothing_is_left, schedule) for schedule in SCHEDULES}
 CHECKS |= {check.__name__: check for check in (training, weights_wait, predictions, objects_of_upstream)}
+CHECKS |= {f"memory {schedule}": functools.partial(memory_of_a_step, schedule) for schedule in SCHEDULES}
+CHECKS |= {"memory of prediction": memory_of_prediction}
 
 
 # ----------------------------------------------------------------------------------------------------------- and judged
@@ -330,6 +357,25 @@ def test_predictions_and_evaluation(results):
     for got in (first, second):
         assert error(got["J"], objective(x[:37], y[:37], row_weight[:37]).detach()) <= TOLERANCE
         assert got["as it was"]
+
+
+def test_memory_of_prediction_does_not_grow_with_the_batch(results):
+    for small, large in found(results, "memory of prediction"):
+        assert small == large > 0
+
+
+@pytest.mark.parametrize(("schedule", "kept"), [("gpipe", (1, 0)), ("1f1b", (0, 0)), ("zero_bubble", (1, 1))])
+def test_memory_of_a_step(results, schedule, kept):
+    """Under 1F1B two microbatches are under way, and all that the others held is let go, their losses' graphs too.
+
+    GPipe holds every h on stage 0 (on stage 1 it is a buffer that was received into); upstream's zero bubble holds all
+    that was sent, h and ∂J/∂h, until the step's end.
+    """
+    activation = 64 * h * 8
+    of_loss = 64 * q * 8 if schedule == "gpipe" else 0  # and the gradient by the logits, from forward to backward
+    for rank, (few, many) in enumerate(found(results, f"memory {schedule}")):
+        per_microbatch = kept[rank] * activation + rank * of_loss
+        assert abs(many - few - 12 * per_microbatch) < activation, (rank, (many - few) / 12)
 
 
 @pytest.mark.parametrize(("blocks", "schedule"), STACKS, ids=str)

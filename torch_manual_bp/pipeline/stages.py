@@ -147,8 +147,8 @@ def deal(model: MLP | nn.Sequential, stages: int, op: str) -> list[nn.Module]:
             return list(halves)
         return [_named({i // 2: half}) for i, half in enumerate(halves)]
     if isinstance(model, MLP) or not 1 <= stages <= n:
-        can = "2 stages" if n == 1 else f"2 to {n} stages of whole blocks, or into {2 * n} of one layer each"
         what = "an MLP" if isinstance(model, MLP) else f"a stack of {n}"
+        can = "2 stages" if n == 1 else f"up to {n} stages of whole blocks, or into {2 * n} of one layer each"
         raise ValueError(f"{op}: {what} can be cut into {can}, one a process; got {stages}")
     whole = [Block(block.fc1, block.activation, block.fc2) for block in blocks]
     return [_named({i: whole[i] for i in part}) for part in _parts(n, stages)]
