@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 import torch_manual_bp as tmb
 
-from .cases import batch, by_one_process, gradients_of, objective_of, stack_of
+from .cases import batch, by_one_process, gradients_of, objective_of
 
 build = tmb.pipeline.build
 
@@ -127,13 +127,6 @@ def wrong_numbers_of_processes():
         ValueError, match=r"^build: an MLP is cut into 2 stages, one a process; the group has 1 proc.*2"
     ):
         build(objective_of(), 2, process_group=alone)
-    three = nn.Sequential(*stack_of(3), *[tmb.MLP(4, 5, 4, dtype=torch.float64) for _ in range(2)])
-    with pytest.raises(
-        ValueError, match=r"^build: a stack of 5 can be cut into up to 5 stages .* or into 10 .* got 11"
-    ):
-        from torch_manual_bp.pipeline.stages import deal
-
-        deal(three, 11, "build")
 
 
 def a_mesh_and_a_group():

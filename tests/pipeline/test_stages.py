@@ -106,3 +106,12 @@ def test_split_refuses():
     mlp.fc2.register_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match=r"^split: mlp's fc1 and fc2 must be plain"):
         tmb.pipeline.split(mlp)
+
+
+def test_stages_that_would_share_a_parameter():
+    """Each would train a copy of its own."""
+    model = stack_of(3)
+    model[2] = tmb.MLP.from_linears(model[0].fc1, "relu", nn.Linear(6, 4).double())
+    model[1] = tmb.MLP(7, 6, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"^build: 2.fc1.weight must belong to one stage, stages 0 and 1 share it"):
+        deal(model, 2, "build")

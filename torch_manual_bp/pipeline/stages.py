@@ -137,9 +137,19 @@ def deal(model: MLP | nn.Sequential, stages: int, op: str) -> list[nn.Module]:
     do not divide evenly; twice as many stages as blocks take a layer each.
 
     Raises:
-        ValueError: the model cannot be cut into so many stages.
+        ValueError: the model cannot be cut into so many stages, or two of them would share a parameter.
     """
-    blocks = blocks_of(model, op)
+    parts = _cut(model, blocks_of(model, op), stages, op)
+    owners: dict[int, int] = {}
+    for stage, part in enumerate(parts):
+        for name, parameter in part.named_parameters():
+            other = owners.setdefault(id(parameter), stage)
+            if other != stage:
+                raise ValueError(f"{op}: {name} must belong to one stage, stages {other} and {stage} share it")
+    return parts
+
+
+def _cut(model: MLP | nn.Sequential, blocks: list[MLP], stages: int, op: str) -> list[nn.Module]:
     n = len(blocks)
     if stages == 2 * n:
         halves = [half for block in blocks for half in split(block)]
