@@ -45,7 +45,7 @@ def test_docstring_example_runs():
     assert doctest.testmod(torch_manual_bp).failed == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md", "docs/pipeline.md"])
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))

@@ -6,14 +6,26 @@
 >>> objective(torch.randn(8, 64), torch.randint(10, (8,))).backward()
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from . import equations, functional, kernels, memory
+from . import equations, functional, kernels
 from .nn import MLP, Objective
+
+if TYPE_CHECKING:
+    from . import memory, pipeline
 
 try:
     __version__ = version("torch_manual_bp")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "memory"]
+__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "memory", "pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """`memory` and `pipeline` when they are asked for: what they import takes longer than all the rest."""
+    if name in ("memory", "pipeline"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Checks on two gloo processes: both run every check and report; a process that hangs is ended, and the test fails."""
+"""Checks on several gloo processes: all run each and report; a process that hangs is ended, and the test fails."""
 
 import os
 import time
@@ -15,10 +15,15 @@ SECONDS = 120
 
 
 def on_two_processes(checks, folder):
+    """As `on_processes`."""
+    return on_processes(RANKS, checks, folder)
+
+
+def on_processes(ranks, checks, folder):
     """What the checks (functions of a module, without arguments) return on each rank; a traceback where one failed."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("no gloo")
-    context = mp.start_processes(_worker, (checks, str(folder)), RANKS, join=False, start_method="spawn")
+    context = mp.start_processes(_worker, (ranks, checks, str(folder)), ranks, join=False, start_method="spawn")
     deadline = time.monotonic() + SECONDS
     try:
         while not context.join(timeout=1):  # raises if a process failed
@@ -27,20 +32,20 @@ def on_two_processes(checks, folder):
         for process in context.processes:
             if process.is_alive():
                 process.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
-def _worker(rank, checks, folder):
+def _worker(rank, ranks, checks, folder):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
     )
     results = {}
     for name, check in checks.items():
         try:
             results[name] = check()
-        except Exception:  # reported by the test of this check; both ranks go on to the next
+        except Exception:  # reported by the test of this check; all ranks go on to the next
             results[name] = traceback.format_exc()
         torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
