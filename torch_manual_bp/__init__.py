@@ -6,14 +6,26 @@
 >>> objective(torch.randn(8, 64), torch.randint(10, (8,))).backward()
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from . import equations, functional, kernels
 from .nn import MLP, Objective
+
+if TYPE_CHECKING:
+    from . import pipeline
 
 try:
     __version__ = version("torch_manual_bp")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels"]
+__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """`pipeline` when it is asked for: most who import the package have one device."""
+    if name == "pipeline":
+        return import_module(".pipeline", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
