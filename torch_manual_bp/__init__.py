@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from . import equations, functional, kernels
+from . import equations, functional, kernels, memory
 from .nn import MLP, Objective
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "pipeline"]
+__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "memory", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:
