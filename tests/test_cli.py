@@ -264,6 +264,16 @@ def test_a_plan_that_cannot_be_made(option):
     assert option[1] in result.stderr
 
 
+def test_the_plans_of_two_stages():
+    result = invoke("plan-stages", *PLAN[1:], "-M", 8, "--schedule", "zero_bubble", "--budget", "1GB")
+    assert result.exit_code == 0
+    for stage in (0, 1):
+        assert f"pipeline (stage {stage} of 2, zero_bubble, 8 microbatches)" in result.stdout
+    data = json.loads(invoke("plan-stages", *PLAN[1:], "-M", 8, "--json").stdout)
+    assert [{t["name"] for t in stage["tensors"]} & {"w1", "w2"} for stage in data] == [{"w1"}, {"w2"}]
+    assert invoke("plan-stages", *PLAN[1:], "-M", 3).exit_code == 2
+
+
 def test_the_memory_of_each_path_is_shown(tmp_path):
     result = run("profile", "-B", 128, "-d", 20, "-h", 30, "-q", 10, "--out", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")

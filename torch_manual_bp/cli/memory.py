@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..memory import plan
+from ..memory import plan, plan_stages
 from ..memory.plan import PATHS
 from ..memory.planned import Plan
 from ..memory.setting import OPTIMIZERS
 from ..nn import MLP
+from ..pipeline.orders import ORDERS
 from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -26,6 +28,9 @@ Hidden = Annotated[int, typer.Option("--hidden", "-h", help="Width h of the hidd
 Outputs = Annotated[int, typer.Option("--outputs", "-q", help="Width q of the outputs.")]
 Loss = Annotated[str, typer.Option(help="cross_entropy, mse or bce_with_logits.")]
 WeightDecay = Annotated[float, typer.Option(help="λ of J = L + λ/2 (‖W1‖² + ‖W2‖²).")]
+Device = Annotated[str, typer.Option(help="cpu, or cuda, which need not be there.")]
+Budget = Annotated[str | None, typer.Option(help="Does it fit, and if not, what would: 8GB, 512MiB, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="As data.")]
 DType = Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")]
 
 
@@ -43,9 +48,10 @@ def show_plan(
     save: Annotated[str, typer.Option(help="auto or input.")] = "auto",
     dtype: DType = "float32",
     autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Does it fit, and if not, what would: 8GB, 512MiB, …")] = None,
+    device: Device = "cpu",
+    budget: Budget = None,
     picture: Annotated[Path | None, typer.Option(help="A PNG file to draw the tensors over time to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Say how many bytes training or prediction will take, tensor by tensor; nothing is run."""
@@ -54,19 +60,38 @@ def show_plan(
         planned = plan(
             mlp, batch, path=path, loss=loss, weight_decay=weight_decay, optimizer=optimizer,
             tile_rows=int(tile_rows) if tile_rows is not None and tile_rows.isdecimal() else tile_rows,
-            autocast=None if autocast is None else _dtype(autocast),
+            autocast=None if autocast is None else _dtype(autocast), device=device,
         )  # fmt: skip
         limit = None if budget is None else bytes_of(budget)
         if picture is not None:
             planned.save_picture(picture)
-        if as_json:
-            print(json.dumps(_as_data(planned), indent=2, ensure_ascii=False))
-        else:
-            print(planned)
-            if limit is not None:
-                _print_advice(planned, limit)
-    if limit is not None and not planned.fits(limit):
-        raise typer.Exit(1)
+        _show([planned], limit, as_json)
+
+
+@app.command(name="plan-stages")
+def show_stages(
+    batch: Batch, inputs: Inputs, hidden: Hidden, outputs: Outputs,
+    microbatches: Annotated[int, typer.Option("--microbatches", "-M", help="Into how many a batch is cut.")],
+    schedule: Annotated[str, typer.Option(help=f"{', '.join(ORDERS)}.")] = "1f1b",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
+    hidden_bias: HiddenBias = True,
+    output_bias: OutputBias = True,
+    weight_decay: WeightDecay = 0.0,
+    optimizer: Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = None,
+    dtype: DType = "float32",
+    device: Device = "cpu",
+    budget: Budget = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Say how many bytes each of two devices will take, the layers split over them as a pipeline."""
+    with plain_errors(debug):
+        mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, "auto", dtype)
+        plans = plan_stages(
+            mlp, batch, microbatches, schedule, loss=loss, weight_decay=weight_decay, optimizer=optimizer, device=device
+        )
+        _show(plans, None if budget is None else bytes_of(budget), as_json)
 
 
 @app.command()
@@ -132,7 +157,18 @@ def _as_data(planned: Plan) -> dict[str, object]:
     return {"setting": str(planned.setting), **{name: getattr(planned, name) for name in totals}, "tensors": tensors}
 
 
-def _print_advice(planned: Plan, limit: int) -> None:
-    print(f"\n{planned.total_bytes:,} bytes of {limit:,}: {'fits' if planned.fits(limit) else 'does not fit'}")
-    if not planned.fits(limit):
-        print(*planned.advice(limit) or ("nothing that is known here makes it smaller",), sep="\n")
+def _show(plans: Sequence[Plan], limit: int | None, as_json: bool) -> None:
+    """The plans, and exit status 1 where one is beyond the limit."""
+    if as_json:
+        data = [_as_data(planned) for planned in plans]
+        print(json.dumps(data if len(data) > 1 else data[0], indent=2, ensure_ascii=False))
+    else:
+        print(*plans, sep="\n\n\n")
+    if limit is None:
+        return
+    for planned in [] if as_json else plans:
+        print(f"\n{planned.total_bytes:,} bytes of {limit:,}: {'fits' if planned.fits(limit) else 'does not fit'}")
+        if not planned.fits(limit) and planned.setting.path != "pipeline":
+            print(*planned.advice(limit) or ("nothing that is known here makes it smaller",), sep="\n")
+    if not all(planned.fits(limit) for planned in plans):
+        raise typer.Exit(1)

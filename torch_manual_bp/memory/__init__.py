@@ -3,7 +3,7 @@
 from .advice import Advice
 from .measure import measure
 from .measurement import Allocation, Measurement
-from .plan import plan
+from .plan import plan, plan_stages
 from .planned import Plan
 
-__all__ = ["Advice", "Allocation", "Measurement", "Plan", "measure", "plan"]
+__all__ = ["Advice", "Allocation", "Measurement", "Plan", "measure", "plan", "plan_stages"]

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import torch
 
+from ..equations import table
 from .planned import Plan
 from .setting import Setting
 
 _SMALL_TILES = (256, 64)
+_MICROBATCHES = (8, 4, 2, 5, 3, 7)
 
 Planner = Callable[[Setting], Plan]
 
@@ -47,7 +49,35 @@ def advise(before: Plan, budget: int, planned: Planner) -> tuple[Advice, ...]:
     smaller = [advice for advice in alone if advice.plan.total_bytes < before.total_bytes]
     enough = before.fits(budget) or any(advice.fits for advice in smaller)
     together = () if enough else _together(before, budget, planned)
-    return (*together, *sorted(smaller, key=lambda advice: not advice.fits))
+    pipelined = [
+        advice for advice in _on_two_devices(before, budget, planned) if advice.plan.total_bytes < before.total_bytes
+    ]
+    return (*together, *sorted([*smaller, *pipelined], key=lambda advice: not advice.fits))
+
+
+def _on_two_devices(before: Plan, budget: int, planned: Planner) -> Iterator[Advice]:
+    """The larger of a pipeline's two stages, where the net can be split and its stages planned."""
+    s = before.setting
+    short = s.dtype.itemsize == 2 or s.autocast is not None
+    if s.path not in ("autograd", "accumulate_grad", "step") or short or s.trained != s.parameters:
+        return
+    for microbatches in (M for M in _MICROBATCHES if s.batch % M == 0):
+        stages = [planned(stage) for stage in s.split(microbatches, "1f1b")]
+        largest = max(stages, key=lambda plan: plan.total_bytes)
+        share = _larger_share(s)
+        words = f"tmb.pipeline.build(objective, microbatches={microbatches}) on two devices"
+        cost = f"one stage has {share:.0%} of the matrix products, so at most {1 / share:.1f} times the speed of one device"
+        yield Advice(words, cost, largest, largest.fits(budget))
+        return
+
+
+def _larger_share(s: Setting) -> float:
+    """Of a step's matrix products, as the equations have them, those of the stage that has more."""
+    equations, sizes = table(s.activation, s.loss.name), dict(zip("Bdhq", (s.batch, *s.widths), strict=True))
+    first, last = (
+        sum(equations[name].gemm_flops(**sizes) for name in names) for names in (("z", "dw1"), ("o", "dh", "dw2"))
+    )
+    return max(first, last) / (first + last)
 
 
 def _advice(changes: list[_Change], budget: int, planned: Planner) -> Advice:

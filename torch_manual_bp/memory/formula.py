@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from .ledger import Planned
 
-_ORDER = ("B", "c", "k", "d", "h", "⌈h/8⌉", "q")
+_ORDER = ("B", "m", "c", "k", "d", "h", "⌈h/8⌉", "q")
 
 
 def formula(tensors: Iterable[Planned], names: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What a plan is about: the net, the objective, the batch, the path; and which way the code will go on it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -62,6 +62,9 @@ class Setting:
         autocast: the dtype of autocast, or None.
         x_requires_grad: whether there is a dx.
         device: "cpu" or "cuda".
+        schedule: of a pipeline.
+        microbatches: of a pipeline.
+        stage: of a pipeline: 0, with x, w1 and b1, or 1, with w2, b2 and y.
     """
 
     batch: int
@@ -81,6 +84,9 @@ class Setting:
     autocast: torch.dtype | None
     x_requires_grad: bool
     device: str
+    schedule: str = ""
+    microbatches: int = 1
+    stage: int = 0
 
     def __str__(self) -> str:
         short = str(self.autocast).removeprefix("torch.")
@@ -133,6 +139,35 @@ class Setting:
         lean = self.path in _LEAN or self.tile_rows is not None
         return torch.float32 if lean and dtype is torch.float16 and self.on_cpu else dtype  # there float16 is slow
 
+    def split(self, microbatches: int, schedule: str) -> "tuple[Setting, Setting]":
+        """The same net's two stages on two devices."""
+        whole = replace(
+            self, path="pipeline", tile_rows=None, clipped=False, autocast=None, x_requires_grad=False,
+            microbatches=microbatches, schedule=schedule,
+        )  # fmt: skip
+        first, last = PARAMETERS[:2], PARAMETERS[2:]
+        return whole._stage(0, first), whole._stage(1, last)
+
+    def _stage(self, stage: int, names: tuple[str, ...]) -> "Setting":
+        parameters, trained = (tuple(n for n in of if n in names) for of in (self.parameters, self.trained))
+        class_weight = self.class_weight and stage == 1
+        return replace(self, stage=stage, parameters=parameters, trained=trained, class_weight=class_weight)
+
+    @property
+    def has_x(self) -> bool:
+        """Whether the batch's x is here: all but a pipeline's second stage have it."""
+        return self.stage == 0
+
+    @property
+    def has_y(self) -> bool:
+        """Whether the batch's y is here."""
+        return self.path != "predict" and (self.path != "pipeline" or self.stage == 1)
+
+    @property
+    def weight(self) -> str:
+        """That of a pipeline's stage."""
+        return WEIGHTS[self.stage]
+
     @property
     def weights(self) -> dict[str, Shape]:
         """W1 and W2, on which λ acts."""
@@ -149,7 +184,8 @@ class Setting:
         """The lengths of B, d, h, q, and of c and k of a tile."""
         d, h, q = self.widths
         tile = self.choice.tile
-        return {"B": self.batch, "d": d, "h": h, "q": q, "c": tile.rows, "k": tile.classes, "⌈h/8⌉": -(-h // 8)}
+        return {"B": self.batch, "d": d, "h": h, "q": q, "c": tile.rows, "k": tile.classes, "⌈h/8⌉": -(-h // 8),
+                "m": self.batch // self.microbatches}  # fmt: skip
 
     @cached_property
     def choice(self) -> Choice:
@@ -157,6 +193,9 @@ class Setting:
 
         A GPU need not be there: meta tensors stand for its, and the nets that have one call there follow a rule below.
         """
+        if self.path == "pipeline":
+            words = f"stage {self.stage} of 2, {self.schedule}, {self.microbatches} microbatches"
+            return Choice(words, Tiling(self.batch, self.widths[2]), one_tile=True)
         with FakeTensorMode():
             net, batch = self._net(), self._batch()
             trained = {name: getattr(net, name) for name in self.trained}
