@@ -361,7 +361,8 @@ def test_predictions_and_evaluation(results):
 
 def test_memory_of_prediction_does_not_grow_with_the_batch(results):
     for small, large in found(results, "memory of prediction"):
-        assert small == large > 0
+        assert small > 0
+        assert abs(large - small) < 16 * h * 8  # less than one microbatch's h, for 224 microbatches more
 
 
 @pytest.mark.parametrize(("schedule", "kept"), [("gpipe", (1, 1)), ("1f1b", (0, 0)), ("zero_bubble", (1, 1))])

@@ -34,6 +34,7 @@ def build_distributed(
     columns = widths(stages)
     _check_same(control, {
         "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
+        "activations": [module.activation for module in net.modules() if isinstance(module, MLP)],
         "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
     })  # fmt: skip
     part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
