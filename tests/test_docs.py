@@ -9,6 +9,8 @@ import torch
 
 import torch_manual_bp
 from torch_manual_bp.equations import ACTIVATIONS, LOSSES, table
+from torch_manual_bp.memory.plan import planned
+from torch_manual_bp.memory.profile import compared
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,6 +33,35 @@ def test_the_captured_step_of_the_documentation_runs():
     assert names["J"].isfinite()
 
 
+needs_compiled = pytest.mark.skipif(
+    torch_manual_bp.kernels.backend().startswith("python"), reason="a plan is that of the compiled kernels"
+)
+MEMORY = (ROOT / "docs" / "memory.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", MEMORY, re.DOTALL), ids=("plan", "measure"))
+@needs_compiled
+def test_python_blocks_about_memory_run(block, capsys):
+    exec(compile(block, "memory.md", "exec"), {})
+    for formula in re.findall(r"print\(plan.formula\) +# (.*)", block):
+        assert formula in capsys.readouterr().out
+
+
+@needs_compiled
+def test_quoted_plans_are_what_is_printed():
+    mlp = torch_manual_bp.MLP(784, 256, 10, device="meta")
+    assert str(torch_manual_bp.memory.plan(mlp, 8192, path="predict")) in MEMORY
+    rows = re.findall(r"^ (.+?) +([\d,]{9,}) +\2 +(4 .*)$", MEMORY, re.MULTILINE)
+    assert len(rows) == 6
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # each has a block of rows of its own
+    try:
+        plans = {way: planned(s) for way, s in compared(torch_manual_bp.memory.plan(mlp, 1024).setting).items()}
+    finally:
+        torch.set_num_threads(threads)
+    assert rows == [(way, f"{plan.call_bytes:,}", plan.formula) for way, plan in plans.items()]
+
+
 def test_quoted_table_is_what_is_printed():
     assert str(table("tanh", "cross_entropy")) in README
 
@@ -45,7 +76,9 @@ def test_docstring_example_runs():
     assert doctest.testmod(torch_manual_bp).failed == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md", "docs/pipeline.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md", "docs/memory.md", "docs/pipeline.md"]
+)
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))

@@ -80,7 +80,7 @@ def test_1f1b_needs_less_than_gpipe_the_more_microbatches_there_are():
 
 
 def test_a_stage_by_hand():
-    """GPipe's first stage, in the second backward: h of all microbatches, z of all but one, gradients, db1, its parts."""
+    """GPipe's first stage in the second backward: all microbatches' h, all z but one, gradients, db1 and its parts."""
     B, d, h, M = 64, 20, 30, 4
     plan = stages(B, M, "gpipe", widths=(d, h, 10))[0]
     parts = 8 * 8 * h  # 8 times the columns, of doubles

@@ -66,7 +66,7 @@ def _on_two_devices(before: Plan, budget: int, planned: Planner) -> Iterator[Adv
         largest = max(stages, key=lambda plan: plan.total_bytes)
         share = _larger_share(s)
         words = f"tmb.pipeline.build(objective, microbatches={microbatches}) on two devices"
-        cost = f"one stage has {share:.0%} of the matrix products, so at most {1 / share:.1f} times the speed of one device"
+        cost = f"at most {1 / share:.1f} times the speed of one: a stage has {share:.0%} of the matrix products"
         yield Advice(words, cost, largest, largest.fits(budget))
         return
 
@@ -121,7 +121,7 @@ def _changes(s: Setting) -> Iterator[_Change]:
                 to = replace(s, tile_rows=rows)
                 yield _Change("tile_rows", f"tile_rows={rows}", "matrix products of fewer rows", to)
     if s.path != "eager" and s.autocast is None and s.dtype is torch.float32:
-        words, cost = 'torch.autocast("cpu", torch.bfloat16)', "products and activations are rounded to 8 bits"
+        words, cost = f'torch.autocast("{s.device}", torch.bfloat16)', "products and activations are rounded to 8 bits"
         yield _Change("autocast", words, cost, replace(s, autocast=torch.bfloat16))
     if s.batch > 1:
         yield _halved(s)

@@ -33,16 +33,15 @@ class Profiled:
 
 def profiled(setting: Setting) -> Iterator[Profiled]:
     """Eager PyTorch, where it can be compared, each path of ours, and prediction."""
-    settings = ways(setting)
-    lean = settings.pop(LEAN)
-    prediction = settings.pop(PREDICT)
-    for way, s in {
-        **settings,
-        ACCUMULATE: replace(lean, path="accumulate_grad"),
-        LEAN: lean,
-        PREDICT: prediction,
-    }.items():
+    for way, s in compared(setting).items():
         yield Profiled(way, planned(s), Sample(s).measured())
+
+
+def compared(setting: Setting) -> dict[str, Setting]:
+    """Those paths, on one net and batch, with plain SGD."""
+    settings = ways(setting)
+    lean, prediction = settings.pop(LEAN), settings.pop(PREDICT)
+    return {**settings, ACCUMULATE: replace(lean, path="accumulate_grad"), LEAN: lean, PREDICT: prediction}
 
 
 def write(setting: Setting, rows: list[Profiled], folder: Path) -> list[Path]:
