@@ -10,7 +10,7 @@ from torch import nn
 from ..nn import MLP, Objective
 from . import check
 from .agreement import control_group, exchange_objects
-from .part import Part
+from .part import Part, on
 from .pipe import Pipe
 from .plan import Plan
 from .stages import deal, widths
@@ -30,18 +30,19 @@ def build_distributed(
     stages = deal(net, n, OP)
     check.microbatches(OP, schedule, microbatches, n)
     place = _device(device, group)
-    control = control_group(group, data_group)
     columns = widths(stages)
-    _check_same(control, {
-        "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
-        "activations": [module.activation for module in net.modules() if isinstance(module, MLP)],
-        "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
-    })  # fmt: skip
-    part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
-    if data_group is not None:
-        first = dist.get_global_rank(data_group, 0)
-        for p in part.module.parameters():
-            dist.broadcast(p.detach(), src=first, group=data_group)
+    with on(place):
+        control = control_group(group, data_group)
+        _check_same(control, {
+            "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
+            "activations": [module.activation for module in net.modules() if isinstance(module, MLP)],
+            "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
+        })  # fmt: skip
+        part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
+        if data_group is not None:
+            first = dist.get_global_rank(data_group, 0)
+            for p in part.module.parameters():
+                dist.broadcast(p.detach(), src=first, group=data_group)
     plan = Plan(index, n, schedule, microbatches, group, data_group, control, stage_class or Stage)
     return Pipe(part, plan, objective)
 
