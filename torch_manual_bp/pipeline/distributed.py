@@ -74,14 +74,10 @@ def _check_processes(net: MLP | nn.Sequential, n: int) -> None:
 def _device(device: torch.device | str | int | None, group: "dist.ProcessGroup") -> torch.device:
     backends = dist.get_backend_config(group)
     if device is None:
-        nccl = "nccl" in backends
-        device = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}" if nccl else "cpu"
-    place = torch.device(device)
-    if place.type == "meta":
-        raise ValueError(f"{OP}: device must hold data, got meta")
-    if place.type != "cpu" and place.index is None:
-        place = torch.device(place.type, getattr(torch, place.type).current_device())
-    check.devices_exist(OP, [place])
+        local_rank = os.environ.get("LOCAL_RANK")  # torchrun's
+        gpu = "cuda" if local_rank is None else f"cuda:{local_rank}"
+        device = gpu if "nccl" in backends else "cpu"
+    place = check.device(OP, device)
     if place.type not in backends:
         raise ValueError(f"{OP}: the process group must pass {place.type} tensors, its backends are {backends}")
     return place
