@@ -115,6 +115,28 @@ def a_layer_that_is_sharded_alone():
         pipe.step(*my_rows(*batch()[:2]))
 
 
+def numbers_of_microbatches():
+    """What upstream's schedules take over two and over four stages, and what they are said to take."""
+    from torch_manual_bp.pipeline.check import takes
+    from torch_manual_bp.pipeline.upstream import new_schedule, new_stage
+
+    both, differing = mesh(), []
+    for pipe in (pipe_of("1f1b", "mesh"), tmb.pipeline.build(stack_of(2), 8, loss="mse")):
+        stage = new_stage(pipe._part, pipe._plan, 1, (True, True), deferring=True)
+        stages = pipe._plan.stages
+        assert stages in both.shape or stages == 4
+        for schedule in SCHEDULES:
+            for number in range(1, 14):
+                try:
+                    new_schedule(schedule, stage, number, F.mse_loss)
+                    taken = True
+                except ValueError:
+                    taken = False
+                if taken != takes(schedule, number, stages):
+                    differing.append((schedule, number, stages))
+    return differing
+
+
 CASES = [
     *((schedule, way, weighted, torch.float64) for schedule in SCHEDULES for way in WAYS for weighted in (False, True)),
     *((schedule, way, True, torch.float32) for schedule in SCHEDULES for way in WAYS[1:]),
@@ -128,7 +150,7 @@ REFUSED = (
 CHECKS = {str(case): functools.partial(steps, *case) for case in CASES}
 CHECKS |= {f"training {way}": functools.partial(training, way) for way in WAYS[1:]}
 CHECKS |= {f"four stages {schedule}": functools.partial(four_stages, schedule) for schedule in SCHEDULES}
-CHECKS |= {check.__name__: check for check in (a_replica_refuses, *REFUSED)}
+CHECKS |= {check.__name__: check for check in (a_replica_refuses, numbers_of_microbatches, *REFUSED)}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +219,10 @@ def test_a_layer_on_each_of_four_processes(results, schedule):
 def test_a_replica_refuses_and_the_next_step_is_right(results):
     J, _ = by_one_process(objective_of(**OPTIONS), *batch()[:2])
     assert all(error(got, J) <= 1e-12 for got in found(results, "a_replica_refuses"))
+
+
+def test_the_numbers_of_microbatches_that_schedules_take(results):
+    assert found(results, "numbers_of_microbatches") == [[]] * 4
 
 
 @pytest.mark.parametrize("check", REFUSED, ids=lambda check: check.__name__)

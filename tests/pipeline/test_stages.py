@@ -1,7 +1,11 @@
 """The layers as modules: they share the MLP's parameters, and alone they are plain torch under autograd."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +21,20 @@ from .cases import stack_of
 def mlp_of(activation="gelu", **options):
     torch.manual_seed(1)
     return tmb.MLP(5, 6, 4, activation, dtype=torch.float64, **options)
+
+
+def test_nothing_of_it_is_imported_before_it_is_used():
+    """The package at first touch, torch.distributed.pipelining for a pipe over processes alone: it takes a second."""
+    program = """
+import sys, torch_manual_bp as tmb
+assert "torch_manual_bp.pipeline" not in sys.modules
+tmb.pipeline.build(tmb.Objective(tmb.MLP(2, 3, 4)), 2, devices=("cpu", "cpu"))
+assert "torch.distributed.pipelining" not in sys.modules
+from torch_manual_bp.pipeline import Pipe
+assert "torch.distributed.pipelining" in sys.modules
+"""
+    root = Path(tmb.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(root)})
 
 
 def test_the_parts_share_the_parameters():

@@ -69,8 +69,8 @@ def _timeout(group: "dist.ProcessGroup") -> Any:
 
 def exchange(group: "dist.ProcessGroup", mine: Sequence[int]) -> list[list[int]]:
     """As many integers of each process, in order."""
-    told = [torch.empty(len(mine), dtype=torch.int64) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(told, torch.tensor(mine), group=group)
+    told = [torch.empty(len(mine), dtype=torch.int64, device="cpu") for _ in range(dist.get_world_size(group))]
+    dist.all_gather(told, torch.tensor(mine, dtype=torch.int64, device="cpu"), group=group)
     return [of_one.tolist() for of_one in told]
 
 

@@ -63,6 +63,5 @@ def build(
     check.microbatches(OP, schedule, microbatches, len(devices))
     if schedule != "1f1b":
         raise ValueError(f"{OP}: devices= runs the order of 1f1b, got schedule {schedule!r}; processes run any")
-    places = [torch.device(place) for place in devices]
-    check.devices_exist(OP, places)
+    places = [check.device(OP, place) for place in devices]
     return OneProcess(objective, deal(net, len(places), OP), places, microbatches)

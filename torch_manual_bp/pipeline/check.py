@@ -1,7 +1,5 @@
 """What a pipe refuses, by name, before anything is sent."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -152,16 +150,18 @@ def part(op: str, mine: Part, replicas: int = 1) -> None:
             raise RuntimeError(f"{op}: {name} is sharded by itself; shard the whole stage: fully_shard(pipe.module)")
 
 
-def devices_exist(op: str, devices: Sequence[torch.device]) -> None:
-    """Raise unless there are such devices.
+def device(op: str, given: torch.device | str | int) -> torch.device:
+    """The device with its number.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there is no such device.
     """
-    for device in devices:
-        if device.type == "cpu":
-            continue
-        count = getattr(getattr(torch, device.type, None), "device_count", lambda: 0)
-        there = count()
-        if (device.index or 0) >= there:
-            raise ValueError(f"{op}: device must be there, got {device}; there are {there} {device.type} devices")
+    place = torch.device(given)
+    if place.type == "cpu":
+        return place
+    module = getattr(torch, place.type, None)
+    there = module.device_count() if module is not None and hasattr(module, "device_count") else 0
+    index = place.index or 0 if there == 0 or place.index is not None else module.current_device()
+    if index >= there:
+        raise ValueError(f"{op}: device must be there, got {place}; there are {there} {place.type} devices")
+    return torch.device(place.type, index)

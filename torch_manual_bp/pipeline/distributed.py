@@ -10,7 +10,7 @@ from torch import nn
 from ..nn import MLP, Objective
 from . import check
 from .agreement import control_group, exchange_objects
-from .part import Part
+from .part import Part, on
 from .pipe import Pipe
 from .plan import Plan
 from .stages import deal, widths
@@ -30,18 +30,19 @@ def build_distributed(
     stages = deal(net, n, OP)
     check.microbatches(OP, schedule, microbatches, n)
     place = _device(device, group)
-    control = control_group(group, data_group)
     columns = widths(stages)
-    _check_same(control, {
-        "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
-        "activations": [module.activation for module in net.modules() if isinstance(module, MLP)],
-        "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
-    })  # fmt: skip
-    part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
-    if data_group is not None:
-        first = dist.get_global_rank(data_group, 0)
-        for p in part.module.parameters():
-            dist.broadcast(p.detach(), src=first, group=data_group)
+    with on(place):
+        control = control_group(group, data_group)
+        _check_same(control, {
+            "schedule": schedule, "microbatches": microbatches, "widths": columns, "loss": objective.loss,
+            "activations": [module.activation for module in net.modules() if isinstance(module, MLP)],
+            "weight_decay": objective.weight_decay, "dtype": next(net.parameters()).dtype,
+        })  # fmt: skip
+        part = Part(stages[index], place, (columns[index], columns[index + 1]), objective.weight_decay)
+        if data_group is not None:
+            first = dist.get_global_rank(data_group, 0)
+            for p in part.module.parameters():
+                dist.broadcast(p.detach(), src=first, group=data_group)
     plan = Plan(index, n, schedule, microbatches, group, data_group, control, stage_class or Stage)
     return Pipe(part, plan, objective)
 
@@ -73,14 +74,10 @@ def _check_processes(net: MLP | nn.Sequential, n: int) -> None:
 def _device(device: torch.device | str | int | None, group: "dist.ProcessGroup") -> torch.device:
     backends = dist.get_backend_config(group)
     if device is None:
-        nccl = "nccl" in backends
-        device = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}" if nccl else "cpu"
-    place = torch.device(device)
-    if place.type == "meta":
-        raise ValueError(f"{OP}: device must hold data, got meta")
-    if place.type != "cpu" and place.index is None:
-        place = torch.device(place.type, getattr(torch, place.type).current_device())
-    check.devices_exist(OP, [place])
+        local_rank = os.environ.get("LOCAL_RANK")  # torchrun's
+        gpu = "cuda" if local_rank is None else f"cuda:{local_rank}"
+        device = gpu if "nccl" in backends else "cpu"
+    place = check.device(OP, device)
     if place.type not in backends:
         raise ValueError(f"{OP}: the process group must pass {place.type} tensors, its backends are {backends}")
     return place

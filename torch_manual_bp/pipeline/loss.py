@@ -56,7 +56,7 @@ class MicrobatchLoss:
         self._divisor = divisor
         self._y = y.split(rows)
         self._row_weight = None if row_weight is None else row_weight.split(rows)
-        return torch.arange(len(self._y))
+        return torch.arange(len(self._y), device="cpu")  # so that nobody waits to read a number
 
     def __call__(self, o: Tensor, number: Tensor | int) -> Tensor:
         """L_i for the logits o (m,q) of microbatch i, which are overwritten.

@@ -13,7 +13,8 @@ from ..autograd import pure
 from ..nn import Objective
 from . import check
 from .loss import MicrobatchLoss
-from .part import Part
+from .part import Part, on
+from .plan import ROWS
 from .stages import widths
 
 
@@ -72,7 +73,7 @@ class OneProcess:
                 part.finish(None)
             return self._J(losses)
 
-    def predict(self, x: Tensor, *, rows: int = 1024) -> Tensor:
+    def predict(self, x: Tensor, *, rows: int = ROWS) -> Tensor:
         """The outputs o (B,q) on the last device.
 
         Args:
@@ -91,7 +92,7 @@ class OneProcess:
                 into.copy_(self._through(microbatch))
         return o
 
-    def evaluate(self, x: Tensor, y: Tensor, row_weight: Tensor | None = None, *, rows: int = 1024) -> Tensor:
+    def evaluate(self, x: Tensor, y: Tensor, row_weight: Tensor | None = None, *, rows: int = ROWS) -> Tensor:
         """J of a batch, without a gradient.
 
         Args:
@@ -138,13 +139,15 @@ class OneProcess:
 
     def _through(self, x: Tensor) -> Tensor:
         for part in self._parts:
-            x = part.module(x.to(part.device, non_blocking=True))
+            with on(part.device):
+                x = part.module(x.to(part.device, non_blocking=True))
         return x
 
     def _backward(self, L: Tensor) -> Tensor:
         L.backward()
         for part in reversed(self._parts):
-            part.gradients.runner()()
+            with on(part.device):
+                part.gradients.runner()()
         return L.detach()
 
     def _J(self, losses: list[Tensor]) -> Tensor:

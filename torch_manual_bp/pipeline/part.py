@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from ..training.problem import sum_dtype
 from .gradients import WeightGradients
 from .stages import Layers
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which the device is the current one: NCCL sends from there, whatever the tensors' device."""
+    return nullcontext() if device.type == "cpu" else getattr(torch, device.type).device(device)
 
 
 class Part:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..autograd import pure
 from ..nn import Objective
@@ -26,12 +25,10 @@ from .agreement import (
     place,
 )
 from .loss import MicrobatchLoss
-from .part import Part
-from .plan import Plan
-from .upstream import forward_only, new_schedule, new_stage
-
-ROWS = 1024  # of a microbatch of prediction, at most
-DEPTH = 4  # microbatches of prediction on their way at once, for each stage
+from .part import Part, on
+from .plan import ROWS, Plan
+from .prediction import Prediction
+from .upstream import new_schedule, new_stage
 
 
 class Pipe:
@@ -52,7 +49,7 @@ class Pipe:
         self._stage: Any = None
         self._schedule: Any = None
         self._made_for: Any = None
-        self._predicting: dict[tuple[int, int], Any] = {}
+        self._prediction = Prediction(part, plan)
         self._failure: str | None = None
 
     def step(self, x: Tensor | None = None, y: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
@@ -94,7 +91,7 @@ class Pipe:
         with self._running("predict"), torch.no_grad():
             B = call.rows if self._plan.is_last else 0
             o = torch.empty(B, part.columns[1], dtype=part.dtype, device=self.device)
-            for begin, piece in self._forward(x, call, rows):
+            for begin, piece in self._prediction.pieces(x, call, rows):
                 o[begin : begin + len(piece)] = piece
         return o if self._plan.is_last else None
 
@@ -116,8 +113,8 @@ class Pipe:
         call = self._agree("evaluate", x, y, row_weight)
         with self._running("evaluate"), torch.no_grad():
             if self._plan.is_last:
-                self._begin_loss(y, row_weight, self._piece(call, rows)[1])
-            return self._J([self._loss(o, i) for i, (_, o) in enumerate(self._forward(x, call, rows))])
+                self._begin_loss(y, row_weight, self._prediction.sizes(call, rows)[1])
+            return self._J([self._loss(o, i) for i, (_, o) in enumerate(self._prediction.pieces(x, call, rows))])
 
     # -------------------------------------------------------------------------------------------------- before sending
 
@@ -165,7 +162,8 @@ class Pipe:
         """Between these lines an error leaves the stages out of step: it is named, and the pipe is not used again."""
         self._part.gradients.active = True
         try:
-            yield
+            with on(self.device):
+                yield
         except BaseException as error:
             where = f"pipeline stage {self.index} of {self._plan.stages}"
             self._failure = f"{op}: {where} failed: {type(error).__name__}: {error}"
@@ -183,17 +181,9 @@ class Pipe:
         plan, part = self._plan, self._part
         self._stage = self._schedule = None  # their buffers go before the new ones come
         needs = any(trains[: plan.index]), any(trains[: plan.index + 1])
-        self._stage = self._new_stage(rows, needs, part.gradients)
+        self._stage = new_stage(part, plan, rows, needs, deferring=True)
         self._schedule = new_schedule(plan.schedule, self._stage, plan.microbatches, self._loss)
         self._made_for = rows, trains
-
-    def _new_stage(self, rows: int, needs: tuple[bool, bool], gradients: Any) -> Any:
-        plan, part = self._plan, self._part
-        shapes = (rows, part.columns[0]), (rows, part.columns[1])
-        return new_stage(
-            plan.stage_class, part.module, plan.index, plan.stages, self.device, shapes, part.dtype, needs, plan.group,
-            gradients,
-        )  # fmt: skip
 
     def _run(self, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None, rows: int) -> list[Tensor]:
         """The losses of the microbatches, on the last stage."""
@@ -223,39 +213,6 @@ class Pipe:
         J = L + part.penalty()
         dist.all_reduce(J, group=plan.group)
         return J
-
-    # ------------------------------------------------------------------------------------------------------ prediction
-
-    def _piece(self, call: Agreed, rows: int) -> tuple[int, int]:
-        """How many rows a microbatch has, and how many are on their way at once."""
-        m = min(rows, -(-max(call.rows_through, 1) // self._plan.stages))
-        return m, m * DEPTH * self._plan.stages
-
-    def _forward(self, x: Tensor | None, call: Agreed, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """On the last stage: where a piece of the batch begins, and its outputs."""
-        m, piece = self._piece(call, rows)
-        for begin in range(0, call.rows_through, piece):
-            microbatches = max(-(-min(call.rows_through - begin, piece) // m), self._plan.stages)
-            given = []
-            if self._plan.is_first:
-                assert x is not None
-                part = pure.matrix(x)[begin : begin + piece]
-                missing = microbatches * m - len(part)  # of the last piece: rows that are dropped when they come out
-                given = [F.pad(part, (0, 0, 0, missing)) if missing else part]
-            stage, schedule = self._forward_schedule(m, microbatches)
-            o = schedule.step(*given)
-            stage.clear_runtime_states()  # upstream keeps what was computed until the next call
-            if self._plan.is_last and begin < call.rows:
-                yield begin, o[: call.rows - begin]
-
-    def _forward_schedule(self, rows: int, microbatches: int) -> tuple[Any, Any]:
-        kept = self._predicting
-        if (rows, microbatches) not in kept:
-            if len(kept) == 2:  # whole pieces and the last one
-                kept.clear()
-            stage = self._new_stage(rows, (False, False), None)
-            kept[rows, microbatches] = stage, forward_only(stage, microbatches)
-        return kept[rows, microbatches]
 
     # ------------------------------------------------------------------------------------------------- what lies inside
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+ROWS = 1024  # of a microbatch of prediction, at most
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleavedZeroBubble
 
-from .gradients import WeightGradients
+from .part import Part
+from .plan import Plan
 
 
 class Stage(PipelineStage):
@@ -24,33 +24,25 @@ class Stage(PipelineStage):
             loss.detach_()
 
 
-def new_stage(
-    stage_class: type[PipelineStage], module: nn.Module, index: int, stages: int, device: torch.device,
-    shapes: tuple[tuple[int, int], tuple[int, int]], dtype: torch.dtype, differentiated: tuple[bool, bool],
-    group: "dist.ProcessGroup", gradients: WeightGradients | None,
-) -> PipelineStage:  # fmt: skip
+def new_stage(part: Part, plan: Plan, rows: int, differentiated: tuple[bool, bool], deferring: bool) -> PipelineStage:
     """A stage whose shapes are given: inferred at run time, they would leave weight gradients of a dry run waiting.
 
     Args:
-        stage_class: `Stage`, or a subclass.
-        module: what it runs.
-        index: which it is.
-        stages: of how many.
-        device: where.
-        shapes: of a microbatch that goes in and of one that comes out.
-        dtype: of both.
+        part: what it runs, and where.
+        plan: which stage of how many it is, and the group.
+        rows: of a microbatch.
         differentiated: whether a gradient comes back for what goes in, and for what comes out.
-        group: one process a stage.
-        gradients: of the module's parameters; None for prediction.
+        deferring: whether the schedule is to make the weights' gradients.
     """
     given, made = (
-        torch.empty(shape, dtype=dtype, device="meta", requires_grad=needs)
-        for shape, needs in zip(shapes, differentiated, strict=True)
+        torch.empty(rows, columns, dtype=part.dtype, device="meta", requires_grad=needs)
+        for columns, needs in zip(part.columns, differentiated, strict=True)
     )
-    return stage_class(
-        module, index, stages, device, input_args=(given,), output_args=(made,), group=group,
-        dw_builder=None if gradients is None else gradients.runner,
+    stage: PipelineStage = plan.stage_class(
+        part.module, plan.index, plan.stages, part.device, input_args=(given,), output_args=(made,), group=plan.group,
+        dw_builder=part.gradients.runner if deferring else None,
     )  # fmt: skip
+    return stage
 
 
 def new_schedule(name: str, stage: PipelineStage, microbatches: int, loss: Callable[..., Tensor]) -> Any:
