@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from torch_manual_bp import kernels
-from torch_manual_bp.bench.peak import peak_bytes
+from torch_manual_bp.memory import measure
 
 from .precision import assert_accurate
 
@@ -32,7 +32,7 @@ def test_compiled_op_checks(compiled, factor, message):
 
 def test_nothing_longer_is_made_on_the_way(compiled):
     g, factor = torch.randn(64, 1000).bfloat16(), torch.tensor(0.3)
-    assert peak_bytes(lambda: kernels.scaled(g, factor)) == g.nbytes
+    assert measure(lambda: kernels.scaled(g, factor)).peak_bytes == g.nbytes
 
 
 def test_opcheck(device_kernels):

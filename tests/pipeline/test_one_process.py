@@ -6,7 +6,7 @@ from autograd.reference import error
 from torch.nn import functional as F
 
 import torch_manual_bp as tmb
-from torch_manual_bp.bench.peak import peak_bytes
+from torch_manual_bp.memory import measure
 
 from .cases import LOSSES, B, batch, by_one_process, gradients_of, h, objective_of, stack_by_one_process, stack_of
 
@@ -101,7 +101,7 @@ def test_memory_holds_two_microbatches():
         pipe = pipe_of(objective_of("tanh"), microbatches)
         x, y, _ = batch(rows=64 * microbatches)
         pipe.step(x, y)
-        peaks.append(peak_bytes(lambda: pipe.step(x, y)))  # noqa: B023
+        peaks.append(measure(lambda: pipe.step(x, y)).peak_bytes)  # noqa: B023
     assert peaks[1] - peaks[0] < 64 * h * 8
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import torch_manual_bp as tmb
 from torch_manual_bp import kernels
-from torch_manual_bp.bench.peak import peak_bytes
+from torch_manual_bp.memory import measure
 
 from .cases import (
     LOSSES,
@@ -245,7 +245,7 @@ def memory_of_prediction():
         x = batch(rows=rows)[0]
         pipe.predict(x, rows=16)
         pipe.predict(x, rows=16)
-        peaks.append(peak_bytes(lambda x=x: pipe.predict(x, rows=16)) - pipe.index * rows * q * 8)
+        peaks.append(measure(lambda x=x: pipe.predict(x, rows=16)).peak_bytes - pipe.index * rows * q * 8)
     return peaks
 
 
@@ -257,7 +257,7 @@ def memory_of_a_step(schedule):
         x, y, _ = batch(rows=64 * microbatches)
         pipe.step(x, y)
         pipe.step(x, y)
-        peaks.append(peak_bytes(lambda: pipe.step(x, y)))  # noqa: B023
+        peaks.append(measure(lambda: pipe.step(x, y)).peak_bytes)  # noqa: B023
     return peaks
 
 
