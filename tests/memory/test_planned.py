@@ -119,6 +119,14 @@ def test_changes_are_put_on_top_of_each_other_where_one_is_not_enough():
     assert not alone
 
 
+def test_a_batch_that_is_cut_makes_no_step_of_its_own():
+    """A step of a half of the rows is not half of a step."""
+    plan = planned(65_536, widths=(784, 4096, 1000), optimizer="adamw")
+    for share in (0.11, 0.09, 0.075):
+        for advice in plan.advice(int(plan.total_bytes * share)):
+            assert not ("microbatches of" in advice.change and advice.plan.setting.path == "step"), advice
+
+
 def test_nothing_helps_where_the_parameters_alone_are_too_large():
     assert not any(advice.fits for advice in planned().advice(1000))
 

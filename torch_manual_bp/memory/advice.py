@@ -91,7 +91,7 @@ def _together(before: Plan, budget: int, planned: Planner) -> Iterator[Advice]:
     taken: dict[str, _Change] = {}
     least = before
     while not least.fits(budget):
-        plans = [(planned(change.setting), change) for change in _changes(least.setting)]
+        plans = [(planned(change.setting), change) for change in _changes(least.setting, cut="batch" in taken)]
         plan, change = min(plans, key=lambda pair: pair[0].total_bytes, default=(least, None))
         if change is None or plan.total_bytes >= least.total_bytes:
             return
@@ -101,15 +101,19 @@ def _together(before: Plan, budget: int, planned: Planner) -> Iterator[Advice]:
     yield _advice(list(taken.values()), budget, planned)
 
 
-def _changes(s: Setting) -> Iterator[_Change]:
+def _changes(s: Setting, cut: bool = False) -> Iterator[_Change]:
     """The changes that there are, from the one that costs least.
 
     Not among them: ``save="input"``, since z is there again when the peak is reached. It makes `Plan.kept_bytes` less.
+
+    Args:
+        s: what is to be changed.
+        cut: whether the batch has been cut, so that a step would come too early.
     """
     usual = s.path in ("autograd", "eager")
     if s.path == "eager":
         yield _Change("path", "tmb.Objective(mlp, …)", "less time", replace(s, path="autograd"))
-    if s.path in ("autograd", "accumulate_grad") and s.optimizer and not s.x_requires_grad:
+    if s.path in ("autograd", "accumulate_grad") and s.optimizer and not s.x_requires_grad and not cut:
         to = replace(s, path="step", tile_rows=None)
         yield _Change("path", "objective.step(x, y, optimizer)", "less time; .grad is not written", to)
     if usual and s.tile_rows is None:

@@ -191,13 +191,12 @@ def _setting(
     given = dict(zip(PARAMETERS, weights, strict=True))
     parameters: dict[str, nn.Parameter] = {n: p for n, p in given.items() if p is not None}  # type: ignore[misc]
     trained = tuple(n for n, p in parameters.items() if p.requires_grad) if path != "predict" else ()
-    setting = Setting(
+    return Setting(
         batch, (mlp.in_features, mlp.hidden_features, mlp.out_features), mlp.activation, tuple(parameters), trained,
         objective.loss, objective.weight_decay, objective.class_weight is not None, path, optimizer,
         clip_norm is not None, tile_rows, save or mlp.save, dtype or parameters["w1"].dtype, autocast, x_requires_grad,
         _device(parameters["w1"].device if device is None else torch.device(device)),
     )  # fmt: skip
-    return setting
 
 
 def _device(device: torch.device) -> str:

@@ -194,14 +194,15 @@ def gradient_in_backward(m: Machine, s: Setting) -> None:
         workspace = Tiles(m, s, sums).workspace
         add_penalty(m, s, sums)
         m.free(*workspace.values())
+    m.begin("backward pass")
     dJ = m.new("dJ", (), s.sums)
+    longer = []
     for name, total in sums.items():
-        scaled = m.new(name, total.shape, total.dtype, "gradient")
-        m.cast((), s.sums, total.dtype)
+        m.cast((), s.sums, total.dtype)  # dJ, by which the sums are multiplied in place
         if total.dtype is not s.dtype:
+            longer.append(total)
             m.new(name, total.shape, s.dtype, "gradient")
-            m.free(scaled)
-    m.free(*sums.values(), dJ)
+    m.free(*longer, dJ)
 
 
 def accumulated(m: Machine, s: Setting) -> None:

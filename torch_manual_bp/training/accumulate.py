@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
 
 from ..equations import Activation
@@ -72,12 +73,19 @@ class TiledObjective(Function):
         """∂J/∂X times what arrives."""
         gradients: dict[str, Tensor] = {}
         if dJ is not None:
+            scaled = Tensor.mul_ if _is_the_last(dJ) else Tensor.mul  # in place where nobody will ask again
             for (name, like), gradient in zip(ctx.inputs.items(), ctx.saved_tensors, strict=True):
-                gradients[name] = (gradient * dJ).to(like.dtype)
+                gradients[name] = scaled(gradient, dJ).to(like.dtype)
             if torch.is_grad_enabled():
                 once = OnceDifferentiable.apply(*gradients.values(), *ctx.inputs.values())
                 gradients = dict(zip(gradients, once, strict=True))
         return *(gradients.get(name) for name in ("x", "y", *PARAMETERS)), *(None,) * 7
+
+
+def _is_the_last(dJ: Tensor) -> bool:
+    """Whether autograd lets the graph go once this backward pass is done, and hands over one cotangent."""
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()
+    return not (kept or torch.is_grad_enabled() or is_legacy_batchedtensor(dJ))
 
 
 class OnceDifferentiable(Function):
