@@ -123,7 +123,8 @@ class Pipe:
         plan, part = self._plan, self._part
         if self._failure is not None:
             raise RuntimeError(f"{op}: since an error the stages are out of step, build the pipe anew: {self._failure}")
-        rows, problem = UNKNOWN, None
+        rows = UNKNOWN
+        problem: Exception | None = None
         try:
             check.part(op, part, plan.replicas)
             if plan.is_first:
@@ -134,11 +135,12 @@ class Pipe:
                 rows = check.same_rows(op, rows, of_y) if plan.is_first else of_y
             if op == "step" and rows != UNKNOWN:
                 check.equal_parts(op, rows, self.microbatches)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever it is: the others are waiting to hear of it
             problem = error
+        dtype = DTYPES.index(part.dtype) if part.dtype in DTYPES else UNKNOWN
         mine = Facts(
-            plan.replica, plan.index, CALLS.index(op), int(problem is None), rows, DTYPES.index(part.dtype),
-            part.trained, int(part.sharded),
+            plan.replica, plan.index, CALLS.index(op), int(problem is None), rows, dtype, part.trained,
+            int(part.sharded),
         )  # fmt: skip
         messages: list[Any] = []
         with self._running(op):
