@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ..autograd import check, state
 from ..equations import Loss
 from ..nn.mlp import is_untouched
+from .agreement import DTYPES
 from .part import Part
 
 SCHEDULES = ("gpipe", "1f1b", "zero_bubble")
@@ -129,6 +130,8 @@ def part(op: str, mine: Part, replicas: int = 1) -> None:
     """
     if state.autocasting(mine.device.type):
         raise RuntimeError(f"{op}: a pipeline computes in its parameters' dtype, autocast must be off; mlp.to(dtype)")
+    if mine.dtype not in DTYPES:
+        raise RuntimeError(f"{op}: parameters must have one of {', '.join(map(str, DTYPES))}, got {mine.dtype}")
     if any(module._compiled_call_impl is not None for module in mine.module.modules()):
         raise RuntimeError(f"{op}: a stage must not be compiled: its weight gradients wait outside of the graph")
     for layers in mine.layers():

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleavedZeroBubble
 
 from .part import Part
-from .plan import Plan
+from .place import Place
 
 
 class Stage(PipelineStage):
@@ -24,12 +24,12 @@ class Stage(PipelineStage):
             loss.detach_()
 
 
-def new_stage(part: Part, plan: Plan, rows: int, differentiated: tuple[bool, bool], deferring: bool) -> PipelineStage:
+def new_stage(part: Part, place: Place, rows: int, differentiated: tuple[bool, bool], deferring: bool) -> PipelineStage:
     """A stage whose shapes are given: inferred at run time, they would leave weight gradients of a dry run waiting.
 
     Args:
         part: what it runs, and where.
-        plan: which stage of how many it is, and the group.
+        place: which stage of how many it is, and the group.
         rows: of a microbatch.
         differentiated: whether a gradient comes back for what goes in, and for what comes out.
         deferring: whether the schedule is to make the weights' gradients.
@@ -38,8 +38,8 @@ def new_stage(part: Part, plan: Plan, rows: int, differentiated: tuple[bool, boo
         torch.empty(rows, columns, dtype=part.dtype, device="meta", requires_grad=needs)
         for columns, needs in zip(part.columns, differentiated, strict=True)
     )
-    stage: PipelineStage = plan.stage_class(
-        part.module, plan.index, plan.stages, part.device, input_args=(given,), output_args=(made,), group=plan.group,
+    stage: PipelineStage = place.stage_class(
+        part.module, place.index, place.stages, part.device, input_args=(given,), output_args=(made,), group=place.group,
         dw_builder=part.gradients.runner if deferring else None,
     )  # fmt: skip
     return stage
