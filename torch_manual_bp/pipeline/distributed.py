@@ -12,7 +12,7 @@ from . import check
 from .agreement import control_group, exchange_objects
 from .part import Part, on
 from .pipe import Pipe
-from .place import Place
+from .position import Position
 from .stages import deal, widths
 from .upstream import Stage
 
@@ -43,8 +43,8 @@ def build_distributed(
             first = dist.get_global_rank(data_group, 0)
             for p in part.module.parameters():
                 dist.broadcast(p.detach(), src=first, group=data_group)
-    place = Place(index, n, schedule, microbatches, group, data_group, control, stage_class or Stage)
-    return Pipe(part, place, objective)
+    position = Position(index, n, schedule, microbatches, group, data_group, control, stage_class or Stage)
+    return Pipe(part, position, objective)
 
 
 def _groups(process_group: Any, data_group: Any, mesh: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from ..nn import Objective
 from . import check
 from .loss import MicrobatchLoss
 from .part import Part, on
-from .place import ROWS
+from .position import ROWS
 from .stages import widths
 
 

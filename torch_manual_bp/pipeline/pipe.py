@@ -26,7 +26,7 @@ from .agreement import (
 )
 from .loss import MicrobatchLoss
 from .part import Part, on
-from .place import ROWS, Place
+from .position import ROWS, Position
 from .prediction import Prediction
 from .upstream import new_schedule, new_stage
 
@@ -41,15 +41,15 @@ class Pipe:
         microbatches: into how many a batch is cut.
     """
 
-    def __init__(self, part: Part, place: Place, objective: Objective) -> None:
-        self._part, self._place, self._validate = part, place, objective.validate
+    def __init__(self, part: Part, position: Position, objective: Objective) -> None:
+        self._part, self._position, self._validate = part, position, objective.validate
         self._loss = MicrobatchLoss(objective.loss, objective.class_weight, part.device)
         self.module, self.device = part.module, part.device
-        self.index, self.microbatches = place.index, place.microbatches
+        self.index, self.microbatches = position.index, position.microbatches
         self._stage: Any = None
         self._schedule: Any = None
         self._made_for: Any = None
-        self._prediction = Prediction(part, place)
+        self._prediction = Prediction(part, position)
         self._failure: str | None = None
 
     def step(self, x: Tensor | None = None, y: Tensor | None = None, row_weight: Tensor | None = None) -> Tensor:
@@ -73,7 +73,7 @@ class Pipe:
         with self._running("step"), torch.enable_grad():
             self._make(rows, call.trains)
             L = self._run(x, y, row_weight, rows)
-            self._part.finish(None if self._part.sharded else self._place.data_group)
+            self._part.finish(None if self._part.sharded else self._position.data_group)
             return self._J(L)
 
     def predict(self, x: Tensor | None = None, *, rows: int = ROWS) -> Tensor | None:
@@ -89,11 +89,11 @@ class Pipe:
         check.rows_forward("predict", rows)
         call, part = self._agree("predict", x, None, None), self._part
         with self._running("predict"), torch.no_grad():
-            B = call.rows if self._place.is_last else 0
+            B = call.rows if self._position.is_last else 0
             o = torch.empty(B, part.columns[1], dtype=part.dtype, device=self.device)
             for begin, piece in self._prediction.pieces(x, call, rows):
                 o[begin : begin + len(piece)] = piece
-        return o if self._place.is_last else None
+        return o if self._position.is_last else None
 
     def evaluate(
         self, x: Tensor | None = None, y: Tensor | None = None, row_weight: Tensor | None = None, *, rows: int = ROWS
@@ -112,7 +112,7 @@ class Pipe:
         check.rows_forward("evaluate", rows)
         call = self._agree("evaluate", x, y, row_weight)
         with self._running("evaluate"), torch.no_grad():
-            if self._place.is_last:
+            if self._position.is_last:
                 self._begin_loss(y, row_weight, self._prediction.sizes(call, rows)[1])
             return self._J([self._loss(o, i) for i, (_, o) in enumerate(self._prediction.pieces(x, call, rows))])
 
@@ -120,33 +120,33 @@ class Pipe:
 
     def _agree(self, op: str, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None) -> Agreed:
         """What all processes know of the call, where none of them refuses it."""
-        place, part = self._place, self._part
+        position, part = self._position, self._part
         if self._failure is not None:
             raise RuntimeError(f"{op}: since an error the stages are out of step, build the pipe anew: {self._failure}")
         rows = UNKNOWN
         problem: Exception | None = None
         try:
-            check.part(op, part, place.replicas)
-            if place.is_first:
+            check.part(op, part, position.replicas)
+            if position.is_first:
                 rows = check.inputs(op, x, part).shape[:-1].numel()
-            if place.is_last and op != "predict":
+            if position.is_last and op != "predict":
                 loss, class_weight = self._loss.loss, self._loss.class_weight
                 of_y = check.targets(op, y, row_weight, part, loss, class_weight, self._validate)
-                rows = check.same_rows(op, rows, of_y) if place.is_first else of_y
+                rows = check.same_rows(op, rows, of_y) if position.is_first else of_y
             if op == "step" and rows != UNKNOWN:
                 check.equal_parts(op, rows, self.microbatches)
         except Exception as error:  # whatever it is: the others are waiting to hear of it
             problem = error
         dtype = DTYPES.index(part.dtype) if part.dtype in DTYPES else UNKNOWN
         mine = Facts(
-            place.replica, place.index, CALLS.index(op), int(problem is None), rows, dtype, part.trained,
+            position.replica, position.index, CALLS.index(op), int(problem is None), rows, dtype, part.trained,
             int(part.sharded),
         )  # fmt: skip
         messages: list[Any] = []
         with self._running(op):
-            facts = [Facts(*numbers) for numbers in exchange(place.control, mine)]
+            facts = [Facts(*numbers) for numbers in exchange(position.control, mine)]
             if not all(fact.fine for fact in facts):
-                messages = exchange_objects(place.control, None if problem is None else str(problem))
+                messages = exchange_objects(position.control, None if problem is None else str(problem))
         if problem is not None:
             raise problem
         for fact, message in zip(facts, messages, strict=False):
@@ -155,7 +155,7 @@ class Pipe:
         wrong = disagreement(facts)
         if wrong is not None:
             raise wrong
-        return agreed(facts, place.replica)
+        return agreed(facts, position.replica)
 
     # --------------------------------------------------------------------------------------------------------- running
 
@@ -167,7 +167,7 @@ class Pipe:
             with on(self.device):
                 yield
         except BaseException as error:
-            where = f"pipeline stage {self.index} of {self._place.stages}"
+            where = f"pipeline stage {self.index} of {self._position.stages}"
             self._failure = f"{op}: {where} failed: {type(error).__name__}: {error}"
             self._part.gradients.abandon()
             if isinstance(error, Exception):
@@ -180,40 +180,40 @@ class Pipe:
         """Stage and schedule for microbatches of so many rows; the last ones are kept."""
         if self._made_for == (rows, trains):
             return
-        place, part = self._place, self._part
+        position, part = self._position, self._part
         self._stage = self._schedule = None  # their buffers go before the new ones come
-        needs = any(trains[: place.index]), any(trains[: place.index + 1])
-        self._stage = new_stage(part, place, rows, needs, deferring=True)
-        self._schedule = new_schedule(place.schedule, self._stage, place.microbatches, self._loss)
+        needs = any(trains[: position.index]), any(trains[: position.index + 1])
+        self._stage = new_stage(part, position, rows, needs, deferring=True)
+        self._schedule = new_schedule(position.schedule, self._stage, position.microbatches, self._loss)
         self._made_for = rows, trains
 
     def _run(self, x: Tensor | None, y: Tensor | None, row_weight: Tensor | None, rows: int) -> list[Tensor]:
         """The losses of the microbatches, on the last stage."""
-        place, part = self._place, self._part
-        part.gradients.begin(place.replicas, part.sharded)
+        position, part = self._position, self._part
+        part.gradients.begin(position.replicas, part.sharded)
         losses: list[Tensor] = []
         given: dict[str, Any] = {"return_outputs": False}
-        if place.is_last:
+        if position.is_last:
             given |= {"target": self._begin_loss(y, row_weight, rows), "losses": losses}
-        self._schedule.step(*([pure.matrix(x)] if place.is_first else []), **given)  # type: ignore[arg-type]
+        self._schedule.step(*([pure.matrix(x)] if position.is_first else []), **given)  # type: ignore[arg-type]
         return losses
 
     def _begin_loss(self, y: Tensor | None, row_weight: Tensor | None, rows: int) -> Tensor:
         assert y is not None
         part = self._part
-        return self._loss.begin(y, row_weight, rows, part.columns[1], part.dtype, self._place.data_group)
+        return self._loss.begin(y, row_weight, rows, part.columns[1], part.dtype, self._position.data_group)
 
     def _J(self, losses: list[Tensor]) -> Tensor:
         """J = Σ_i L_i + s, which every process gets: L from the last stage, and of s each stage's share."""
-        place, part = self._place, self._part
+        position, part = self._position, self._part
         L = torch.zeros((), dtype=sum_dtype(part.dtype), device=self.device)
-        if place.is_last:
+        if position.is_last:
             L = torch.stack(losses).sum() if losses else L
             self._loss.end()
-            if place.data_group is not None:
-                dist.all_reduce(L, group=place.data_group)
+            if position.data_group is not None:
+                dist.all_reduce(L, group=position.data_group)
         J = L + part.penalty()
-        dist.all_reduce(J, group=place.group)
+        dist.all_reduce(J, group=position.group)
         return J
 
     # ------------------------------------------------------------------------------------------------- what lies inside
@@ -258,6 +258,6 @@ class Pipe:
         self._part.load(state)
 
     def __repr__(self) -> str:
-        place = self._place
-        which = f"stage {self.index} of {place.stages} on {self.device}"
-        return f"Pipe({which}, {place.schedule}, microbatches={self.microbatches})"
+        position = self._position
+        which = f"stage {self.index} of {position.stages} on {self.device}"
+        return f"Pipe({which}, {position.schedule}, microbatches={self.microbatches})"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..autograd import pure
 from .agreement import Agreed
 from .part import Part
-from .place import Place
+from .position import Position
 from .upstream import forward_only, new_stage
 
 DEPTH = 4  # microbatches on their way at once, for each stage
@@ -20,17 +20,17 @@ class Prediction:
 
     Args:
         part: this process's stage.
-        place: where it stands.
+        position: where it stands.
     """
 
-    def __init__(self, part: Part, place: Place) -> None:
-        self._part, self._place = part, place
+    def __init__(self, part: Part, position: Position) -> None:
+        self._part, self._position = part, position
         self._made: dict[tuple[int, int], Any] = {}
 
     def sizes(self, call: Agreed, rows: int) -> tuple[int, int]:
         """How many rows a microbatch has, and how many are on their way at once, a piece."""
-        m = min(rows, -(-max(call.rows_through, 1) // self._place.stages))
-        return m, m * DEPTH * self._place.stages
+        m = min(rows, -(-max(call.rows_through, 1) // self._position.stages))
+        return m, m * DEPTH * self._position.stages
 
     def pieces(self, x: Tensor | None, call: Agreed, rows: int) -> Iterator[tuple[int, Tensor]]:
         """On the last stage: where each piece of the batch begins, and its outputs.
@@ -42,9 +42,9 @@ class Prediction:
         """
         m, piece = self.sizes(call, rows)
         for begin in range(0, call.rows_through, piece):
-            microbatches = max(-(-min(call.rows_through - begin, piece) // m), self._place.stages)
+            microbatches = max(-(-min(call.rows_through - begin, piece) // m), self._position.stages)
             given = []
-            if self._place.is_first:
+            if self._position.is_first:
                 assert x is not None
                 part = pure.matrix(x)[begin : begin + piece]
                 missing = microbatches * m - len(part)  # of the last piece: rows that are dropped when they come out
@@ -52,7 +52,7 @@ class Prediction:
             stage, schedule = self._schedule(m, microbatches)
             o = schedule.step(*given)
             stage.clear_runtime_states()  # upstream keeps what was computed until the next call
-            if self._place.is_last and begin < call.rows:
+            if self._position.is_last and begin < call.rows:
                 yield begin, o[: call.rows - begin]
 
     def _schedule(self, rows: int, microbatches: int) -> tuple[Any, Any]:
@@ -61,6 +61,6 @@ class Prediction:
         if (rows, microbatches) not in made:
             if len(made) == 2:  # whole pieces and the last one
                 made.clear()
-            stage = new_stage(self._part, self._place, rows, (False, False), deferring=False)
+            stage = new_stage(self._part, self._position, rows, (False, False), deferring=False)
             made[rows, microbatches] = stage, forward_only(stage, microbatches)
         return made[rows, microbatches]

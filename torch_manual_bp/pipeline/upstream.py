@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleavedZeroBubble
 
 from .part import Part
-from .place import Place
+from .position import Position
 
 
 class Stage(PipelineStage):
@@ -24,12 +24,14 @@ class Stage(PipelineStage):
             loss.detach_()
 
 
-def new_stage(part: Part, place: Place, rows: int, differentiated: tuple[bool, bool], deferring: bool) -> PipelineStage:
+def new_stage(
+    part: Part, position: Position, rows: int, differentiated: tuple[bool, bool], deferring: bool
+) -> PipelineStage:
     """A stage whose shapes are given: inferred at run time, they would leave weight gradients of a dry run waiting.
 
     Args:
         part: what it runs, and where.
-        place: which stage of how many it is, and the group.
+        position: which stage of how many it is, and the group.
         rows: of a microbatch.
         differentiated: whether a gradient comes back for what goes in, and for what comes out.
         deferring: whether the schedule is to make the weights' gradients.
@@ -38,9 +40,9 @@ def new_stage(part: Part, place: Place, rows: int, differentiated: tuple[bool, b
         torch.empty(rows, columns, dtype=part.dtype, device="meta", requires_grad=needs)
         for columns, needs in zip(part.columns, differentiated, strict=True)
     )
-    stage: PipelineStage = place.stage_class(
-        part.module, place.index, place.stages, part.device, input_args=(given,), output_args=(made,), group=place.group,
-        dw_builder=part.gradients.runner if deferring else None,
+    stage: PipelineStage = position.stage_class(
+        part.module, position.index, position.stages, part.device, input_args=(given,), output_args=(made,),
+        group=position.group, dw_builder=part.gradients.runner if deferring else None,
     )  # fmt: skip
     return stage
 

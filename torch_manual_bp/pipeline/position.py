@@ -9,7 +9,7 @@ ROWS = 1024  # of a microbatch of prediction, at most
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where one process stands in a pipeline.
 
     Attributes:
