@@ -122,8 +122,8 @@ def numbers_of_microbatches():
 
     both, differing = mesh(), []
     for pipe in (pipe_of("1f1b", "mesh"), tmb.pipeline.build(stack_of(2), 8, loss="mse")):
-        stage = new_stage(pipe._part, pipe._plan, 1, (True, True), deferring=True)
-        stages = pipe._plan.stages
+        stage = new_stage(pipe._part, pipe._position, 1, (True, True), deferring=True)
+        stages = pipe._position.stages
         assert stages in both.shape or stages == 4
         for schedule in SCHEDULES:
             for number in range(1, 14):
