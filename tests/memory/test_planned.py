@@ -9,6 +9,7 @@ from torch import nn
 
 import torch_manual_bp as tmb
 from torch_manual_bp import memory
+from torch_manual_bp.memory.budget import bytes_of
 
 B, D, H, Q = 5000, 784, 256, 10
 COMPILED = not tmb.kernels.backend().startswith("python")
@@ -84,6 +85,22 @@ def test_fits_at_the_byte():
     assert not plan.fits(plan.total_bytes - 1)
 
 
+@pytest.mark.parametrize("budget, number", [
+    (7, 7), ("7", 7), ("8GB", 8 * 10**9), ("512MiB", 2**29), ("1.5 GiB", 3 * 2**29), ("1e9", 10**9), (2.5e6, 2_500_000),
+    (10**17, 10**17), ("20 kB", 20_000),
+])  # fmt: skip
+def test_bytes_as_people_write_them(budget, number):
+    assert bytes_of(budget) == number
+
+
+@pytest.mark.parametrize("budget", ["much", "", "8 gb", "-3", "1.2.3GB", "8iB", float("inf"), -1])
+def test_what_is_no_number_of_bytes(budget):
+    with pytest.raises(ValueError, match="budget must be a number of bytes such as 8GB"):
+        planned().fits(budget)
+    with pytest.raises(TypeError, match="budget must be a number of bytes or text"):
+        planned().fits(None)
+
+
 @pytest.mark.parametrize(
     "path, optimizer", [("eager", "sgd"), ("autograd", "adamw"), ("step", "adamw"), ("predict", None)]
 )
@@ -153,6 +170,7 @@ def test_without_the_compiled_kernels_the_plan_says_so():
     ({"batch": True}, "batch must be a positive int, got True"),
     ({"optimizer": "lion"}, "optimizer must be one of sgd, momentum, adamw; got 'lion'"),
     ({"optimizer": torch.optim.RMSprop([torch.zeros(1)])}, "optimizer must be torch's SGD, Adam or AdamW, got RMSprop"),
+    ({"tile_rows": True}, 'tile_rows must be a positive int or "auto", got True'),
     ({"tile_rows": 0}, 'tile_rows must be a positive int or "auto", got 0'),
     ({"tile_rows": 8, "path": "predict"}, 'tile_rows does not go with path="predict"'),
     ({"clip_norm": 1.0}, 'clip_norm does not go with path="autograd"'),

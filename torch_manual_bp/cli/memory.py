@@ -1,7 +1,6 @@
 """How many bytes a net takes: planned, and measured."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..memory import plan, plan_stages
+from ..memory.budget import bytes_of
 from ..memory.plan import PATHS
 from ..memory.planned import Plan
 from ..memory.setting import OPTIMIZERS
 from ..nn import MLP
 from ..pipeline.orders import ORDERS
 from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 Batch = Annotated[int, typer.Option("--batch", "-B", help="Rows B of a batch.")]
 Inputs = Annotated[int, typer.Option("--inputs", "-d", help="Width d of the inputs.")]
@@ -124,18 +122,6 @@ def profile(
     console.print(table)
     for file in files:
         console.print(f"wrote {file}", highlight=False)
-
-
-def bytes_of(text: str) -> int:
-    """Bytes of ``"8GB"``, ``"512 MiB"``, ``"1e9"``.
-
-    Raises:
-        ValueError: no such size.
-    """
-    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([kMGT]?i?)B?\s*", text)
-    if match is None or match[2] not in _UNITS:
-        raise ValueError(f"plan: budget must be a number of bytes such as 8GB or 512MiB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _mlp(

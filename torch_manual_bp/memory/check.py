@@ -14,7 +14,8 @@ def check(s: Setting) -> None:
         ValueError: it does not.
     """
     tiled = s.tile_rows is not None
-    if tiled and s.tile_rows != "auto" and (not isinstance(s.tile_rows, int) or s.tile_rows < 1):
+    whole = isinstance(s.tile_rows, int) and not isinstance(s.tile_rows, bool) and s.tile_rows > 0
+    if tiled and s.tile_rows != "auto" and not whole:
         raise ValueError(f'plan: tile_rows must be a positive int or "auto", got {s.tile_rows!r}')
     if s.dtype not in DTYPES:
         raise ValueError(f"plan: dtype must be float64, float32, bfloat16 or float16, got {s.dtype}")

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .budget import bytes_of
 from .formula import formula
 from .ledger import Planned
 from .setting import Setting
@@ -109,11 +110,15 @@ class Plan:
         classes = "q" if sizes["k"] == sizes["q"] else "k"
         return {"c": rows, "rows": rows, "k": classes, "classes": classes}
 
-    def fits(self, budget: int) -> bool:
-        """Whether `total_bytes` is within so many bytes."""
-        return self.total_bytes <= budget
+    def fits(self, budget: int | str) -> bool:
+        """Whether `total_bytes` is within so many bytes, ``"8GB"`` for one.
 
-    def advice(self, budget: int) -> "tuple[Advice, ...]":
+        Raises:
+            TypeError, ValueError: no number of bytes.
+        """
+        return self.total_bytes <= bytes_of(budget)
+
+    def advice(self, budget: int | str) -> "tuple[Advice, ...]":
         """What would make `total_bytes` smaller, and at what cost; what brings it within so many bytes comes first.
 
         Changes are tried alone, and where none is enough, on top of each other. Empty: there is nothing.
@@ -121,7 +126,7 @@ class Plan:
         from .advice import advise
         from .plan import planned
 
-        return advise(self, budget, planned)
+        return advise(self, bytes_of(budget), planned)
 
     def save_picture(self, path: str | Path) -> None:
         """The tensors over the steps of the code as a picture, stacked by kind (needs matplotlib)."""
