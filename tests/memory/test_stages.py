@@ -24,6 +24,11 @@ CASES = list(itertools.product(WIDTHS, RUNS, VARIANTS))
 AGREEMENT = 256  # bytes by which the stages agree on a call, some of which threads of gloo give back unseen
 
 
+needs_compiled = pytest.mark.skipif(
+    tmb.kernels.backend().startswith("python"), reason="a plan is that of the compiled kernels"
+)
+
+
 def measured(case):
     """The plan and the measurement of this rank's stage."""
     (rows, widths), (schedule, microbatches), (activation, loss, weight_decay, dtype) = case
@@ -50,7 +55,7 @@ def results(tmp_path_factory):
 @pytest.mark.skipif(
     not torch.__version__.startswith("2.13"), reason="what upstream holds is planned as torch 2.13 does"
 )
-@pytest.mark.skipif(tmb.kernels.backend().startswith("python"), reason="a plan is that of the compiled kernels")
+@needs_compiled
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[str(case) for case in CASES])
 def test_a_stages_plan_is_what_is_measured(results, i, rank):
@@ -79,6 +84,7 @@ def test_1f1b_needs_less_than_gpipe_the_more_microbatches_there_are():
     assert many[0] > 0.9 * few[0]
 
 
+@needs_compiled
 def test_a_stage_by_hand():
     """GPipe's first stage in the second backward: all microbatches' h, all z but one, gradients, db1 and its parts."""
     B, d, h, M = 64, 20, 30, 4

@@ -1,6 +1,7 @@
 """How many bytes a net takes: planned, and measured."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -110,8 +111,10 @@ def profile(
     with plain_errors(debug):
         mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, "auto", dtype)
         setting = plan(mlp, batch, loss=loss, weight_decay=weight_decay).setting
-        rows = list(profiled(setting))
-        files = write(setting, rows, out)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")  # a note below says so
+            rows = list(profiled(setting))
+            files = write(setting, rows, out)
     table = Table(title=f"bytes above parameters and batch, at the peak\n{setting.net} · {setting.loss.name}")
     for column in ("", "planned", "measured", "in the sizes of the net"):
         table.add_column(column, justify="right" if column in ("planned", "measured") else "left")
@@ -120,6 +123,8 @@ def profile(
         table.add_row(row.way, f"{row.plan.call_bytes:,}{mark}", f"{row.measurement.peak_bytes:,}", row.plan.formula)
     console = Console()
     console.print(table)
+    for note in rows[-1].plan.notes:
+        console.print(f"≠ {note}", highlight=False)
     for file in files:
         console.print(f"wrote {file}", highlight=False)
 
