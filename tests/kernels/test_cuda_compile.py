@@ -13,7 +13,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 CUDA_SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 # What one_call is made of on the CPU, where it takes nets of any size; and what is on the CPU alone, or on no device.
 CPU_ONLY = {"large_net", "middle", "products", "small_net"}
-CPU_OPS = {"mlp_forward", "unbind"}
+CPU_OPS = {"scratch_bytes", "mlp_forward", "unbind"}
 REGISTRATION = re.compile(r'\bm\.impl\("(\w+)", TORCH_BOX\(&tmb::(?:Bind<tmb::)?(?:cuda::)?(\w+)(?:>::op)?\)\)')
 
 
