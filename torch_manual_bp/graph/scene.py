@@ -166,5 +166,6 @@ def _rated(
 
 def _hangs_below(graph: Graph) -> set[str]:
     """What is below the way from x to J: its labels go to its lower right, those of the way to its upper left."""
-    _, *way = way_to_j(graph)  # x itself is at the lower left
-    return {node.id for node in graph.nodes if node.id not in way and node.id != "y"}
+    x, *way = way_to_j(graph)
+    taken_in = {node.id for node in graph.nodes if node.kind == "variable" and not node.equation}
+    return {x} | {node.id for node in graph.nodes if node.id not in {*way, *taken_in}}
