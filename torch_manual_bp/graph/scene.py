@@ -10,13 +10,13 @@ from .model import Edge, Graph, Node
 from .typeset import ASCENT, Runs, plain, width
 
 WIDTH = 800.0
-_LEFT, _RIGHT, _TOP = 46.0, 46.0, 44.0
+_LEFT, _RIGHT, _TOP = 32.0, 72.0, 44.0  # J's and the penalty's labels stand to their right
 _WIDEST = 104.0  # of a column
 _ROW = 72.0
 _SHIFT = {"forward": 0.0, "backward": 5.5, "tangent": -5.5}
 _GAPS = (6.0, 10.0, 16.0, 24.0, 34.0, 46.0)
 _CLEAR, _APART = 3.0, 7.0  # between a label and all else, between labels
-_MOST = (300.0, 190.0, 125.0)  # how wide a label may be: as wide as there is room for
+_MOST = (300.0, 190.0, 128.0, 104.0)  # how wide a label may be: as wide as there is room for
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _scene(graph: Graph, row: float) -> Scene:
     last = max(place.column for place in placed.values())
     top = max(place.row for place in placed.values())
     column = min(_WIDEST, (WIDTH - _LEFT - _RIGHT) / last)
-    indent = (WIDTH - column * last) / 2
+    indent = _LEFT + (WIDTH - _LEFT - _RIGHT - column * last) / 2
     header = tuple(_header(graph))
     title = Box(0, 0, max(20 + width(runs, size) for runs, size, _ in header), header[-1][2].y + 8)
     high = _TOP

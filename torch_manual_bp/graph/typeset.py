@@ -89,7 +89,7 @@ def equation_runs(text: str, symbols: Mapping[str, str]) -> Runs:
 
 
 def wrapped(runs: Runs, size: float, most: float) -> Sequence[Runs]:
-    """The runs in as few lines as fit, broken before a + or −."""
+    """The runs in as few lines as fit, broken before a +, a −, a ⊙, or a shape."""
     lines: list[list[Run]] = [[]]
     for piece in _pieces(runs):
         line = [*lines[-1], *piece]
@@ -103,7 +103,7 @@ def wrapped(runs: Runs, size: float, most: float) -> Sequence[Runs]:
 def _pieces(runs: Runs) -> list[list[Run]]:
     pieces: list[list[Run]] = [[]]
     for run in runs:
-        for at, text in enumerate(re.split(r"(?= [+−] )", run.text)):
+        for at, text in enumerate(re.split(r"(?= [+−⊙] |  \()", run.text)):
             if at:
                 pieces.append([])
             if text:
