@@ -72,14 +72,15 @@ class Facts:
 
     Attributes:
         bytes: what it takes, as the memory plan has it.
-        kept: "kept" if it waits for the backward pass, "read again" if that reads it and it is there anyway.
+        kept: "kept" if it waits for the backward pass, "kept as Ĝ" if something made of it does, in its place;
+            "read again" if the backward pass reads it and it is there anyway.
         norm: ‖·‖ of its value, after a run.
         error: largest error against autograd, over the largest value.
         wrong: whether its equation is.
     """
 
     bytes: int | None = None
-    kept: Literal["", "kept", "read again"] = ""
+    kept: str = ""
     norm: float | None = None
     error: float | None = None
     wrong: bool = False

@@ -94,7 +94,7 @@ def _node(graph: Graph, node: Node, at: Point) -> Iterator[str]:
         yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{side:g}" height="{side:g}" rx="3"/>'
         yield _text(symbol_runs(node.latex), Point(at.x, at.y + 5), _BOLD_TEXT, "", anchored=True)
     if facts.kept:
-        mark = "kept" if facts.kept == "kept" else "again"
+        mark = "again" if facts.kept == "read again" else "kept"
         yield f'<circle class="{mark}" cx="{at.x + SQUARE - 1:.1f}" cy="{at.y - SQUARE + 1:.1f}" r="4.5"/>'
     yield "</g>"
 
@@ -111,7 +111,7 @@ def about(graph: Graph, node: Node) -> str:
     if facts.bytes is not None:
         head += f", {facts.bytes:,} bytes"
     if facts.kept:
-        head += {"kept": ", kept for the backward pass", "read again": ", read again by the backward pass"}[facts.kept]
+        head += f", {facts.kept} {'by' if facts.kept == 'read again' else 'for'} the backward pass"
     return "\n".join([head, *(line.text for line in lines if line)])
 
 
@@ -142,7 +142,7 @@ def _text(runs: Runs, at: Point, size: float, kind: str, anchored: bool = False)
 def _legend(graph: Graph, y: float) -> Iterator[tuple[int, str]]:
     """What the signs mean, in rows; only of those that occur."""
     directions = {edge.direction for edge in graph.edges}
-    marks = {facts.kept for facts in graph.facts.values()}
+    marks = {facts.kept.split()[0] for facts in graph.facts.values() if facts.kept}
     symbols = symbols_of(graph)
     entries = [
         ('<g class="node"><rect x="0" y="-9" width="11" height="11" rx="1"/></g>', "variable"),
@@ -155,7 +155,7 @@ def _legend(graph: Graph, y: float) -> Iterator[tuple[int, str]]:
         entries.append((_sample("tangent"), "tangent pass, tX along given directions"))
     if "kept" in marks:
         entries.append(('<circle class="kept" cx="6" cy="-3.5" r="4.5"/>', "kept for the backward pass"))
-    if "read again" in marks:
+    if "read" in marks:
         entries.append(('<circle class="again" cx="6" cy="-3.5" r="4.5"/>', "there anyway, and read again"))
     x, row = 20.0, 0
     for sample, words in entries:
