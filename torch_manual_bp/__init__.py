@@ -14,18 +14,18 @@ from . import equations, functional, kernels
 from .nn import MLP, Objective
 
 if TYPE_CHECKING:
-    from . import memory, pipeline
+    from . import graph, memory, pipeline
 
 try:
     __version__ = version("torch_manual_bp")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "kernels", "memory", "pipeline"]
+__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "graph", "kernels", "memory", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    """`memory` and `pipeline` when they are asked for: what they import takes longer than all the rest."""
-    if name in ("memory", "pipeline"):
+    """`graph`, `memory` and `pipeline` when they are asked for: what they import takes longer than all the rest."""
+    if name in ("graph", "memory", "pipeline"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
