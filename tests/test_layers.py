@@ -16,6 +16,7 @@ LAYERS = (
     {"curvature", "pipeline", "fit"},
     {"memory"},
     {"bench", "graph", "verify"},
+    {"derivation"},
     {"cli"},
     {"__main__"},
 )

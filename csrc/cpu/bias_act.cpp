@@ -10,7 +10,7 @@ namespace {
 // h = φ(z + b), flat: b has been repeated row by row. h may be z.
 template <typename T, Activation A>
 TMB_CLONES void bias_act_tile(const T* z, const Wide<T>* b, T* h, int64_t n) {
-  TMB_SIMD for (int64_t i = 0; i < n; ++i) { h[i] = narrow<T>(Phi<A>::value(widen(z[i]) + b[i])); }
+  TMB_SIMD for (int64_t i = 0; i < n; ++i) { h[i] = narrow<T>(Phi<A>::value(widen(z[i]) + b[i])); }  // H = φ(Z)
 }
 
 // Explicit, since target_clones works on these, and not on templates that are instantiated on use.

@@ -79,11 +79,11 @@ TMB_CLONES LossSum cross_entropy_rows(const Arguments<T>& a, int64_t begin, int6
     }
 
     sum.weight += r * w_y;
-    sum.loss += r * t.loss(std::log(mass), label_below_top, weighted_below_top);
+    sum.loss += r * t.loss(std::log(mass), label_below_top, weighted_below_top);  // L = Σ r l, over N
     const RowGradient<C> G(t, r, mass);
     const C at_label = G.at_label(x[y], static_cast<C>(w_y));
     if (a.class_weight == nullptr) {
-      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(G.at(x[k], C(1))); }
+      TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(G.at(x[k], C(1))); }  // dO = scale · Ĝ
     } else {
       TMB_SIMD for (int64_t k = 0; k < q; ++k) { o[k] = narrow<T>(G.at(x[k], a.class_weight[k])); }
     }

@@ -49,7 +49,7 @@ TMB_CLONES void dact_tile(T* dh, const typename Kept<T, K>::type* kept, int64_t 
     T* const d = dh + r * stride;
     const auto* const k = kept + r * kept_stride;
     TMB_SIMD for (int64_t j = 0; j < columns; ++j) {
-      const C a = slope_from<A, K>(C(widen(k[j]))) * widen(d[j]);
+      const C a = slope_from<A, K>(C(widen(k[j]))) * widen(d[j]);  // dZ = φ′(Z) ⊙ dH
       d[j] = narrow<T>(a);
       sum[j] += a;
     }

@@ -36,7 +36,7 @@ def _dense(b2: Maybe) -> Maybe:
 def _with_penalty(L: Tensor, w1: Tensor, w2: Tensor, weight_decay: float) -> Tensor:
     if weight_decay == 0:
         return L
-    return L.add(squared_norms(w1, w2, L.dtype), alpha=0.5 * weight_decay)  # J = L + λ/2 (‖W1‖² + ‖W2‖²)
+    return L.add(squared_norms(w1, w2, L.dtype), alpha=0.5 * weight_decay)  # J = L + s, s = λ/2 (‖W1‖² + ‖W2‖²)
 
 
 class ObjectiveForward(Function):
@@ -54,7 +54,7 @@ class ObjectiveForward(Function):
         h, s = fused.hidden(x, w1, b1, phi, keep)
         G = torch.mm(h, w2.t())  # O, without b2; Ĝ in the end
         del h
-        L, scale = kernels.loss_(G, _dense(b2), y, class_weight, row_weight, loss, loss.reduction)
+        L, scale = kernels.loss_(G, _dense(b2), y, class_weight, row_weight, loss, loss.reduction)  # L = Σ r l / N
         penalised = weight_decay != 0
         more = (G, scale, y, class_weight, row_weight, w1 if penalised else None, w2 if penalised else None)
         save_for_gradients(ctx, x, w1, b1, w2, s, phi, keep, needs, *more)
@@ -66,7 +66,7 @@ class ObjectiveForward(Function):
         """∂J/∂O = dJ · scale · Ĝ, then the MLP's backward pass, and λW."""
         x, w1, b1, w2, s, G, scale, y, class_weight, row_weight, w1_penalty, w2_penalty = ctx.saved_tensors
         with state.without_autocast(G.device.type):
-            do = None if dJ is None else scaled(G, dJ * scale)
+            do = None if dJ is None else scaled(G, dJ * scale)  # dO = dJ · scale · Ĝ
             if dG is not None:  # only from a pass of second order
                 curved = ctx.loss.curvature(pure.accurate(G), pure.accurate(dG), y, class_weight, row_weight)
                 do = pure.add(do, curved.to(G.dtype))
