@@ -275,9 +275,10 @@ def test_the_plans_of_two_stages():
 
 
 def test_the_memory_of_each_path_is_shown(tmp_path):
-    result = run("profile", "-B", 128, "-d", 20, "-h", 30, "-q", 10, "--out", tmp_path)
+    result = run("profile", "-B", 128, "-d", 20, "-h", 30, "-q", 10, "--out", tmp_path, "--trace")
     assert (result.returncode, result.stderr) == (0, "")
     assert "eager PyTorch" in result.stdout
+    assert len(list(tmp_path.glob("trace/*/*.pt.trace.json"))) == 6
     assert {"growth.png", "report.json", "step_planned.png", "step_measured.png"} <= set(os.listdir(tmp_path))
     script = subprocess.run(
         [sys.executable, ROOT / "scripts" / "profile_memory.py", "--help"],

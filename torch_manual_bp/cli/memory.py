@@ -103,10 +103,11 @@ def profile(
     weight_decay: WeightDecay = 0.0,
     dtype: DType = "float32",
     out: Annotated[Path, typer.Option(help="Folder to write pictures and report to.")] = Path("runs/memory"),
+    with_trace: Annotated[bool, typer.Option("--trace", help="Traces for TensorBoard, too, of each path.")] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Run each path on random data, and show its memory as it was planned and as it was measured."""
-    from ..memory.profile import profiled, write
+    from ..memory.profile import profiled, traces, write
 
     with plain_errors(debug):
         mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, "auto", dtype)
@@ -115,6 +116,8 @@ def profile(
             warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")  # a note below says so
             rows = list(profiled(setting))
             files = write(setting, rows, out)
+            if with_trace:
+                files += traces(setting, out / "trace")
     table = Table(title=f"bytes above parameters and batch, at the peak\n{setting.net} · {setting.loss.name}")
     for column in ("", "planned", "measured", "in the sizes of the net"):
         table.add_column(column, justify="right" if column in ("planned", "measured") else "left")

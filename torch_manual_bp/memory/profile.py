@@ -1,6 +1,7 @@
 """Plan and measurement side by side, for each path of a net, with the pictures that show them."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from .plan import planned
 from .planned import Plan
 from .sample import Sample
 from .setting import Setting
+from .trace import trace
 
 ACCUMULATE = "objective.accumulate_grad"
 _MOST_ROWS = 4  # times the setting's own batch, up to which the picture's batches go
@@ -60,6 +62,11 @@ def write(setting: Setting, rows: list[Profiled], folder: Path) -> list[Path]:
     files.append(folder / "report.json")
     files[-1].write_text(json.dumps(report(setting, rows), indent=2, ensure_ascii=False) + "\n")
     return files
+
+
+def traces(setting: Setting, folder: Path) -> list[Path]:
+    """A TensorBoard run for each path: the folders."""
+    return [trace(Sample(s), folder / re.sub(r"\W+", "_", way).strip("_")) for way, s in compared(setting).items()]
 
 
 _FILES = {EAGER: "eager", WHOLE: "objective", TILED: "tiles", LEAN: "step"}
