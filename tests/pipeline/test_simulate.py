@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torch_manual_bp.pipeline.orders import ORDERS, order
 from torch_manual_bp.pipeline.simulate import simulate
-from torch_manual_bp.pipeline.timeline import Timeline, median_durations
+from torch_manual_bp.pipeline.timeline import Timeline, typical_durations
 
 ONE = (1, 1, 1)
 
@@ -159,7 +159,7 @@ def test_wrong_arguments(arguments, message):
 
 def test_durations_of_nothing():
     with pytest.raises(ValueError, match="at least one span, got none"):
-        median_durations([])
+        typical_durations([])
     forward_only = Timeline("gpipe", tuple(s for s in simulate("gpipe", 2, [ONE, ONE]).spans if s.kind == "F"))
     with pytest.raises(ValueError, match="rank 0 must have a forward and a backward, got forward"):
-        median_durations([forward_only])
+        typical_durations([forward_only])

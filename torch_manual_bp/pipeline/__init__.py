@@ -7,13 +7,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .build import build
+from .durations import planned_durations
 from .one_process import OneProcess
+from .picture import picture
+from .simulate import simulate
+from .spans import record
 from .stages import Block, Hidden, Output, split
+from .timeline import Durations, Span, Timeline, middle, typical_durations
 
 if TYPE_CHECKING:
     from .pipe import Pipe
 
-__all__ = ["Block", "Hidden", "OneProcess", "Output", "Pipe", "build", "split"]
+__all__ = [
+    "Block",
+    "Durations",
+    "Hidden",
+    "OneProcess",
+    "Output",
+    "Pipe",
+    "Span",
+    "Timeline",
+    "build",
+    "middle",
+    "picture",
+    "planned_durations",
+    "record",
+    "simulate",
+    "split",
+    "typical_durations",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What the ranks of a pipeline did, or would do, with their time."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,8 +81,8 @@ class Timeline:
 
     @property
     def durations(self) -> tuple[Durations, ...]:
-        """The medians of each rank's actions, see `median_durations`."""
-        return median_durations([self])
+        """Of each rank's F, I and W, see `typical_durations`."""
+        return typical_durations([self])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -113,28 +114,30 @@ class Timeline:
         return f"{head}makespan {self.makespan:.4g}\n{self.chart()}"
 
 
-def median_durations(timelines: Iterable[Timeline]) -> tuple[Durations, ...]:
-    """Each rank's durations, medians over all microbatches of these steps.
+def typical_durations(timelines: Iterable[Timeline]) -> tuple[Durations, ...]:
+    """Each rank's durations: of each action the median over the steps, and of these the mean over the microbatches.
 
+    So a step that was disturbed does not count, and what is regularly slower, as a first action with cold caches, does.
     A backward that was made in one piece counts as ``input``: with such durations GPipe and 1F1B can be simulated, and
     zero bubble cannot, since nobody knows how B would be cut.
 
     Raises:
         ValueError: no spans, or a rank without a forward or a backward.
     """
-    taken: dict[int, dict[str, list[float]]] = {}
+    taken: dict[tuple[int, Kind], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for timeline in timelines:
         for span in timeline.spans:
-            taken.setdefault(span.rank, {}).setdefault(span.kind, []).append(span.end - span.begin)
+            taken[span.rank, span.kind][span.microbatch].append(span.end - span.begin)
     if not taken:
-        raise ValueError("median_durations: there must be at least one span, got none")
+        raise ValueError("typical_durations: there must be at least one span, got none")
+    means = {key: statistics.fmean(map(statistics.median, of.values())) for key, of in taken.items()}
     result = []
-    for rank in range(1 + max(taken)):
-        medians = {kind: statistics.median(values) for kind, values in taken.get(rank, {}).items()}
-        if "F" not in medians or not {"B", "I"} & set(medians):
-            found = ", ".join(MEANING[kind] for kind in MEANING if kind in medians) or "nothing"
-            raise ValueError(f"median_durations: rank {rank} must have a forward and a backward, got {found}")
-        result.append(Durations(medians["F"], medians.get("I", medians.get("B", 0.0)), medians.get("W", 0.0)))
+    for rank in range(1 + max(rank for rank, _ in means)):
+        found = {kind: means[rank, kind] for kind in MEANING if (rank, kind) in means}
+        if "F" not in found or not {"B", "I"} & set(found):
+            what = ", ".join(MEANING[kind] for kind in found) or "nothing"
+            raise ValueError(f"typical_durations: rank {rank} must have a forward and a backward, got {what}")
+        result.append(Durations(found["F"], found.get("I", found.get("B", 0.0)), found.get("W", 0.0)))
     return tuple(result)
 
 
