@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 
 import torch_manual_bp as tmb
 from torch_manual_bp.bench import pipeline as bench
-from torch_manual_bp.bench.report import as_bytes, as_time
+from torch_manual_bp.bench.report import as_time
 from torch_manual_bp.fit.prepare import Prepared, prepare
 from torch_manual_bp.fit.sources import load_digits
 
@@ -104,9 +104,11 @@ def _profile(options: argparse.Namespace, device: torch.device) -> int:
         pipe = tmb.pipeline.build(objective(), options.microbatches, schedule, device=device)
         errors = bench.errors_beside_one_process(pipe, objective(), x, y)
         right &= max(errors.values()) <= bench.TOLERANCE[x.dtype]
-        watched = bench.watch(pipe, schedule, x, y, options.steps)
+        watched = bench.watch(pipe, objective(), schedule, x, y, options.steps)
         trained = _train(pipe, data, options)
-        bench.trace(lambda pipe=pipe: pipe.step(x, y), options.out / "trace" / schedule)
+        tmb.memory.trace(
+            lambda pipe=pipe: pipe.step(x, y), options.out / "trace" / schedule, worker=f"rank{dist.get_rank()}"
+        )
         if dist.get_rank() == 0:
             watched.write(options.out)
         _tell(watched, errors, bench.TOLERANCE[x.dtype], trained)
@@ -133,7 +135,8 @@ def _train(pipe: tmb.pipeline.Pipe, data: Prepared, options: argparse.Namespace)
 def _tell(watched: bench.Watched, errors: dict[str, float], tolerance: float, trained: str) -> None:
     step = watched.measured
     idle = ", ".join(f"rank {rank} {share:.0%}" for rank, share in enumerate(step.idle))
-    peaks = ", ".join(f"rank {rank} {as_bytes(peak)}" for rank, peak in enumerate(watched.peak_bytes))
+    both = zip(watched.peak_bytes, watched.planned_bytes, strict=True)
+    peaks = ", ".join(f"rank {rank} {peak:,} bytes (planned {plan:,})" for rank, (peak, plan) in enumerate(both))
     worst = max(errors, key=errors.__getitem__)
     verdict = "those of one process" if errors[worst] <= tolerance else "NOT THOSE OF ONE PROCESS"
     _say(

@@ -6,7 +6,6 @@ Each rank calls these functions, with the same arguments.
 import json
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile, tensorboard_trace_handler
 
-from ..memory import measure
+from ..memory import measure, plan_stages
 from ..nn import Objective
 from ..pipeline import Pipe, Timeline, middle, picture, record, simulate, typical_durations
 from .crowd import QUIET, Crowd
@@ -38,6 +36,7 @@ class Watched:
         crowd: the share of time that the worst-off rank waited for its core, in each of all steps.
         send: seconds that an h takes to the neighbour.
         peak_bytes: of a step, by rank, above parameters and batch, gradients included.
+        planned_bytes: the same as they were planned.
     """
 
     measured: Timeline
@@ -47,6 +46,7 @@ class Watched:
     crowd: tuple[float, ...]
     send: float
     peak_bytes: tuple[int, ...]
+    planned_bytes: tuple[int, ...]
 
     @property
     def makespan(self) -> float:
@@ -70,6 +70,7 @@ class Watched:
             "crowd": list(self.crowd),
             "send": self.send,
             "peak_bytes": list(self.peak_bytes),
+            "planned_bytes": list(self.planned_bytes),
         }
 
     def write(self, folder: Path) -> None:
@@ -82,11 +83,12 @@ class Watched:
         (folder / f"{name}.json").write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
-def watch(pipe: Pipe, schedule: str, x: Tensor, y: Tensor, steps: int = 20) -> Watched:
+def watch(pipe: Pipe, objective: Objective, schedule: str, x: Tensor, y: Tensor, steps: int = 20) -> Watched:
     """Record some steps, and simulate them; gradients are left as a step leaves them.
 
     Args:
         pipe: warm or cold.
+        objective: the whole that it was built from, or its like.
         schedule: its schedule.
         x: a batch.
         y: its labels or targets.
@@ -115,7 +117,9 @@ def watch(pipe: Pipe, schedule: str, x: Tensor, y: Tensor, steps: int = 20) -> W
     peaks = gather(measure(step, str(pipe.device)).peak_bytes)
     simulated = simulate(schedule, pipe.microbatches, typical_durations(taken), send)
     makespans = tuple(timeline.makespan for timeline in taken)
-    return Watched(middle(taken), simulated, makespans, quiet, tuple(crowd_of), send, tuple(peaks))
+    plans = plan_stages(objective, len(x), pipe.microbatches, schedule, device=pipe.device)
+    planned = tuple(plan.call_bytes for plan in plans)
+    return Watched(middle(taken), simulated, makespans, quiet, tuple(crowd_of), send, tuple(peaks), planned)
 
 
 def seconds_to_send(pipe: Pipe, rows: int, rounds: int = 10) -> float:
@@ -163,16 +167,6 @@ def one_process_seconds(objective: Objective, x: Tensor, y: Tensor, steps: int =
             _synchronize(x.device)
             seconds.append(time.perf_counter() - begin)
     return gather(statistics.median(seconds[-steps:]))[0]
-
-
-def trace(step: Callable[[], object], folder: Path) -> None:
-    """Each rank's trace of three steps, for TensorBoard or Perfetto: ``rank<r>.*.pt.trace.json``."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    handler = tensorboard_trace_handler(str(folder), worker_name=f"rank{dist.get_rank()}")
-    with profile(activities=activities, on_trace_ready=handler, profile_memory=True, record_shapes=True) as profiler:
-        for _ in range(3):
-            step()
-            profiler.step()
 
 
 def gather(value: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 SNAPSHOT = "snapshot.pickle"
 
 
-def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3) -> Path:
+def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3, worker: str | None = None) -> Path:
     """Call ``fn`` a few times under `torch.profiler`, and write what TensorBoard's profiler plugin shows.
 
     The folder gets a ``*.pt.trace.json`` (``tensorboard --logdir folder``, with torch-tb-profiler: overview, operators,
@@ -21,6 +21,7 @@ def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3) -> Path:
         fn: a training step, a prediction; called once more, before, to warm up.
         folder: made if it is not there; a second trace stands beside the first.
         steps: how often fn is called.
+        worker: under which name TensorBoard shows it; of several processes that trace into one folder each its own.
 
     Returns:
         The folder.
@@ -46,7 +47,7 @@ def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3) -> Path:
         with profile(
             activities=activities, profile_memory=True, record_shapes=True, with_stack=True,
             schedule=schedule(wait=0, warmup=1, active=steps, repeat=1),
-            on_trace_ready=tensorboard_trace_handler(str(folder)),
+            on_trace_ready=tensorboard_trace_handler(str(folder), worker),
         ) as recorded:  # fmt: skip
             for _ in range(1 + steps):
                 fn()
