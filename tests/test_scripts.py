@@ -116,6 +116,11 @@ def test_both_scripts_share_one_environment(project):
     assert project.asked == [DEMO]
 
 
+def test_what_measures_time_runs_by_itself_at_the_end(project):
+    project.run("test.sh")
+    assert project.asked[-2:] == [f"{TEST} -m not alone", "-m pytest -m alone"]
+
+
 def test_after_the_tests_the_demo_installs_nothing(project):
     project.run("test.sh")
     project.run("demo.sh")
