@@ -1,0 +1,77 @@
+"""The verdict on one equation: whether its values are right, and which mistake explains them if not."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+
+from .mistakes import Catalogue, Mistake
+from .report import Finding
+from .terms import Equation, Term
+from .trials import Outcome, Trial, agree, error, explains, value_of
+
+MOST = 4  # explanations that are worth telling
+UNKNOWN = "a mistake that is not in the catalogue"
+SINGLE = 6.4e-6  # what a constant rounded to float32 may cost
+
+
+def judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
+    """Compare what came out with the equation, evaluated on the same values, and explain the difference."""
+    if all(outcome.unfilled for outcome in outcomes):
+        return Finding(equation, "not filled in", note="it returns nothing")
+    expected = [value_of(equation, trial) for trial in cases]
+    off = max(error(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True))
+    problems = list(dict.fromkeys(outcome.problem for outcome in outcomes if outcome.problem))
+    if not problems and all(agree(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)):
+        return Finding(equation, "right", off)
+    mistakes = explanations(equation, cases, outcomes, catalogue)
+    if not problems and not mistakes and off < SINGLE:
+        return Finding(equation, "right", off, note="to float32's accuracy: a constant or a cast is in float32")
+    raised = all(outcome.value is None for outcome in outcomes)
+    otherwise = "raises an error" if raised else "wrong shape" if problems else UNKNOWN
+    return Finding(equation, "wrong", off, mistakes, otherwise, problems[0] if problems else "")
+
+
+def explanations(
+    equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue
+) -> tuple[Mistake, ...]:
+    """The mistakes that give the same values in every trial: single ones, else factors of any size, else pairs."""
+    if all(outcome.value is None for outcome in outcomes):
+        return ()
+    for candidates in (catalogue.mistakes(equation), _factors(equation, cases, outcomes), catalogue.pairs(equation)):
+        fitting = (mistake for mistake in candidates if explains(mistake.equation, cases, outcomes))
+        if found := tuple(islice(_distinct(fitting), MOST)):
+            return found
+    return ()
+
+
+def _distinct(mistakes: Iterable[Mistake]) -> Iterable[Mistake]:
+    seen = set()
+    for mistake in mistakes:
+        if (key := (mistake.kind, mistake.text)) not in seen:
+            seen.add(key)
+            yield mistake
+
+
+def _factors(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[Mistake]:
+    """Each term, times the number that brings the equation nearest to what came out, fitted in the first trial."""
+    trial, got = cases[0], outcomes[0].value
+    expected = value_of(equation, trial)
+    if got is None or expected is None or got.shape != expected.shape:
+        return
+    for i, term in enumerate(equation.terms):
+        part = term.evaluate(trial.values, trial.sizes)
+        if not (norm := float((part * part).sum())):
+            continue
+        exact = 1 + float(((got.double() - expected) * part).sum()) / norm
+        if exact != exact or abs(exact) == float("inf"):
+            continue
+        simple = Fraction(exact).limit_denominator(1000)
+        factor = simple if abs(simple - exact) < 1e-9 else Fraction(exact)
+        terms = (*equation.terms[:i], _scaled(term, factor), *equation.terms[i + 1 :])
+        kind = "factor of one term" if len(equation.terms) > 1 else "factor"
+        yield Mistake(kind, replace(equation, terms=terms), f"{float(factor):.6g} times the term {term.text}")
+
+
+def _scaled(term: Term, factor: Fraction) -> Term:
+    return replace(term, coefficient=replace(term.coefficient, number=term.coefficient.number * factor))
