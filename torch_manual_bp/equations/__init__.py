@@ -2,6 +2,7 @@
 
 from .activations import ACTIVATIONS, Activation, FromOutput, activation_named, activation_of_module
 from .check import check
+from .exercise import exercise
 from .losses import LOSSES, Loss, loss_named
 from .mlp import Table, table
 from .report import Finding, Report
@@ -28,6 +29,7 @@ __all__ = [
     "activation_named",
     "activation_of_module",
     "check",
+    "exercise",
     "loss_named",
     "table",
 ]

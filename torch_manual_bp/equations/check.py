@@ -41,9 +41,9 @@ def check(
     ``mine`` is one of three:
 
     - A dictionary from symbols to functions. Arguments are filled by their names: x, y, w1, b1, z, h, w2, b2, o, do,
-      dh, dz and the table's other symbols, weight_decay (λ) and batch (B). Each function gets true values, the gradients
-      that come before among them, so that no error reaches the next equation. Symbols that are missing are not checked; a
-      function that returns nothing is not filled in.
+      dh, dz and the table's other symbols, weight_decay (λ) and batch (B). Each function gets true values, also of the
+      gradients that come before, so that no error reaches the next equation. Symbols that are missing are not checked;
+      a function that returns nothing is not filled in.
     - A backward function of the same names. It returns a dictionary by symbol, or the gradients of w1, b1, w2, b2, or
       of x, w1, b1, w2, b2, in this order. Beside them do, dh and dz make a mistake easier to find.
     - A ``torch.autograd.Function`` class. Its ``forward`` takes x, w1, b1, w2, b2 by name and returns o (B,q); or it

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
+from math import inf
 
 from .mistakes import Catalogue, Mistake
 from .report import Finding
@@ -18,14 +19,15 @@ SINGLE = 6.4e-6  # what a constant rounded to float32 may cost
 def judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
     """Compare what came out with the equation, evaluated on the same values, and explain the difference."""
     if all(outcome.unfilled for outcome in outcomes):
-        return Finding(equation, "not filled in", note="it returns nothing")
+        return Finding(equation, "not filled in")
     expected = [value_of(equation, trial) for trial in cases]
-    off = max(error(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True))
+    errors = [error(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)]
+    off = max((e for e in errors if e < inf), default=inf)
     problems = list(dict.fromkeys(outcome.problem for outcome in outcomes if outcome.problem))
     if not problems and all(agree(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)):
         return Finding(equation, "right", off)
     mistakes = explanations(equation, cases, outcomes, catalogue)
-    if not problems and not mistakes and off < SINGLE:
+    if max(errors) < SINGLE and not mistakes:
         return Finding(equation, "right", off, note="to float32's accuracy: a constant or a cast is in float32")
     raised = all(outcome.value is None for outcome in outcomes)
     otherwise = "raises an error" if raised else "wrong shape" if problems else UNKNOWN
@@ -64,7 +66,7 @@ def _factors(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outc
         if not (norm := float((part * part).sum())):
             continue
         exact = 1 + float(((got.double() - expected) * part).sum()) / norm
-        if exact != exact or abs(exact) == float("inf"):
+        if exact != exact or abs(exact) == inf:
             continue
         simple = Fraction(exact).limit_denominator(1000)
         factor = simple if abs(simple - exact) < 1e-9 else Fraction(exact)

@@ -39,7 +39,7 @@ def localise(
         return Report(title, (), tuple(backward), failure)
     walk = Walk(table, [trial for trial, _ in returned], [run for _, run in returned], given)
     found = {finding.equation.symbol: finding for finding in _Search(walk, catalogue).findings()}
-    found |= {s: Finding(table[s], "not filled in", note="it returns nothing") for s in walk.unfilled}
+    found |= {s: Finding(table[s], "not filled in") for s in walk.unfilled}
     if not found:
         failure = failure or "not filled in: backward returns nothing"
     findings = tuple(found[e.symbol] for e in table if e.symbol in found)

@@ -1,9 +1,9 @@
 """The mistakes that people make in an equation, derived from its terms.
 
 A mistake is again an equation, so that it can be evaluated and printed as any other: for ``dw2 = doᵀ h + λ w2`` there
-are ``dw2 = doᵀ h`` (missing weight decay), ``dw2 = do h + λ w2`` (transpose), and seventy more. None is written down for
-one equation: each is an edit of a coefficient, of a factor, of a product or of a sum. Some give what the right equation
-gives (φ′ of h for relu), and some have no value where sizes differ: `trials.explains` judges.
+are ``dw2 = doᵀ h`` (missing weight decay), ``dw2 = do h + λ w2`` (transpose), and seventy more. None is written down
+for one equation: each is an edit of a coefficient, of a factor, of a product or of a sum. Some give what the right
+equation gives (φ′ of h for relu), and some have no value where sizes differ: `trials.explains` judges.
 """
 
 from collections.abc import Callable, Iterator

@@ -35,7 +35,8 @@ class Finding:
     Attributes:
         equation: as it should be.
         verdict: "right", "wrong", "not filled in", or "follows": the equation is right, but what came before is not.
-        error: max |yours − true| / max |true|, the largest of all trials; infinite for a wrong shape or none at all.
+        error: max |yours − true| / max |true|, the largest of all trials; infinite where no
+            trial has a value of the right shape.
         mistakes: each explains the values in every trial to the accuracy of their dtype.
         otherwise: the kind where no mistake is known that does.
         note: a shape, an exception, or what it follows from.
@@ -55,7 +56,9 @@ class Finding:
 
     def lines(self) -> list[tuple[str, str, str, str]]:
         """The finding as rows of a table: label, equation, error, verdict."""
-        error = "" if self.verdict == "not filled in" else "—" if self.error == inf else f"{self.error:.1e}"
+        if self.verdict == "not filled in":  # the answer to an exercise is not told
+            return [(self.equation.label, f"{self.equation.symbol} = …", "", self.verdict)]
+        error = "—" if self.error == inf else f"{self.error:.1e}"
         head = (self.equation.label, self.equation.text, error)
         if self.verdict != "wrong":
             return [(*head, f"{self.verdict}{', ' if self.note else ''}{self.note}")]
