@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -63,12 +64,14 @@ def check(
         values: "torch", or "numpy" for arrays. Either may be returned; in float32 it is held to float32's accuracy.
 
     Raises:
-        ValueError: an unknown activation, loss, layout or symbol; a tuple of another length.
+        ValueError: an unknown activation, loss, layout or symbol; a λ below 0; a tuple of another length.
         TypeError: an argument with an unknown name (the message lists the valid ones); ``mine`` is none of the three.
     """
     for name, given, known in (("layout", layout, tuple(LAYOUTS)), ("values", values, VALUES)):
         if given not in known:
             raise ValueError(f"check: {name} must be one of {', '.join(known)}; got {given!r}")
+    if not 0 <= weight_decay < inf:
+        raise ValueError(f"check: weight_decay must be finite and not negative, got {weight_decay}")
     phi = activation if isinstance(activation, Activation) else activation_named(activation, "check")
     equations = table(phi, loss, hidden_bias, output_bias)
     notation = Notation(layout, values)

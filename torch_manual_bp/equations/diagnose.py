@@ -13,22 +13,31 @@ from .trials import Outcome, Trial, agree, error, explains, value_of
 
 MOST = 4  # explanations that are worth telling
 UNKNOWN = "a mistake that is not in the catalogue"
-SINGLE = 6.4e-6  # what a constant rounded to float32 may cost
 
 
 def judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
-    """Compare what came out with the equation, evaluated on the same values, and explain the difference."""
+    """Compare what came out with the equation, evaluated on the same values, and explain the difference.
+
+    What has no explanation may have one to float32's accuracy, as where integer labels were divided.
+    """
+    finding = _judge(equation, cases, outcomes, catalogue)
+    if finding.kinds == UNKNOWN:
+        coarse = _judge(equation, cases, [outcome.in_float32() for outcome in outcomes], catalogue)
+        if coarse.kinds != UNKNOWN:
+            return replace(coarse, error=finding.error, note="to float32's accuracy: something is in float32")
+    return finding
+
+
+def _judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
     if all(outcome.unfilled for outcome in outcomes):
         return Finding(equation, "not filled in")
     expected = [value_of(equation, trial) for trial in cases]
-    errors = [error(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)]
+    errors = (error(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True))
     off = max((e for e in errors if e < inf), default=inf)
-    problems = list(dict.fromkeys(outcome.problem for outcome in outcomes if outcome.problem))
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if not problems and all(agree(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)):
         return Finding(equation, "right", off)
     mistakes = explanations(equation, cases, outcomes, catalogue)
-    if max(errors) < SINGLE and not mistakes:
-        return Finding(equation, "right", off, note="to float32's accuracy: a constant or a cast is in float32")
     raised = all(outcome.value is None for outcome in outcomes)
     otherwise = "raises an error" if raised else "wrong shape" if problems else UNKNOWN
     return Finding(equation, "wrong", off, mistakes, otherwise, problems[0] if problems else "")

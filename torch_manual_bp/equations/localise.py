@@ -37,8 +37,14 @@ def localise(
     backward = [e.symbol for e in table if e.direction == "backward" and e.symbol not in given]
     if not returned:
         return Report(title, (), tuple(backward), failure)
-    walk = Walk(table, [trial for trial, _ in returned], [run for _, run in returned], given)
-    found = {finding.equation.symbol: finding for finding in _Search(walk, catalogue).findings()}
+    walked = [trial for trial, _ in returned]
+    walk = Walk(table, walked, [run for _, run in returned], given)
+    search = _Search(walk, catalogue)
+    if unexplained := search.run():  # something may be in float32, and right or wrong to its accuracy
+        coarse = [{symbol: outcome.in_float32() for symbol, outcome in run.items()} for _, run in returned]
+        again = _Search(Walk(table, walked, coarse, given), catalogue)
+        search = again if len(again.run()) < len(unexplained) else search
+    found = {finding.equation.symbol: finding for finding in search.findings()}
     found |= {s: Finding(table[s], "not filled in") for s in walk.unfilled}
     if not found:
         failure = failure or "not filled in: backward returns nothing"
@@ -60,6 +66,8 @@ class _Search:
     walk: Walk
     catalogue: Catalogue
     blamed: dict[str, tuple[Mistake, ...]] = field(default_factory=dict)
+    own: dict[str, Finding] = field(default_factory=dict)  # on each visible symbol, by the values before it
+    off: frozenset[str] = frozenset()  # the visible symbols that are to blame themselves, or that nothing explains
 
     @property
     def _wrong(self) -> Mapping[str, Equation]:
@@ -80,31 +88,34 @@ class _Search:
         equals = [guess for guess in guesses if guess.left == best.left]
         self.blamed[best.symbol] = tuple(_seen_from(best.symbol, guess) for guess in equals)
 
-    def findings(self) -> Iterator[Finding]:
-        """A verdict on each visible symbol, and on those hidden ones that can be seen in them."""
+    def run(self) -> set[str]:
+        """Look for whom to blame; the visible symbols that stay off for no known reason."""
         walk = self.walk
         while len(off := walk.off(self._wrong)) > 1 and (guesses := list(self._guesses(len(off) - 2))):
             self._blame(guesses)
-        own = self._own()
+        self.own = self._own()
         for symbol in sorted(off):
             guesses = [g for g in self._guesses(len(off) - 1) if g.left == off - {symbol}]
             if not guesses:
                 continue
-            if own[symbol].mistakes:  # here, or before: one cannot tell
+            if self.own[symbol].mistakes:  # here, or before: one cannot tell
                 elsewhere = [_seen_from(symbol, guess) for guess in guesses]
-                own[symbol] = replace(own[symbol], mistakes=(*own[symbol].mistakes, *elsewhere)[:MOST])
+                mistakes = (*self.own[symbol].mistakes, *elsewhere)[:MOST]
+                self.own[symbol] = replace(self.own[symbol], mistakes=mistakes)
             else:
                 self._blame(guesses)
-                off, own = walk.off(self._wrong), self._own()
-        yield from self._verdicts(own, off)
+                off, self.own = walk.off(self._wrong), self._own()
+        self.off = off
+        return {s for s in off if not self.own[s].mistakes}
 
     def _own(self) -> dict[str, Finding]:
         contexts = self.walk.contexts(self._wrong)
         table, outcomes = self.walk.table, self.walk.outcomes
         return {s: judge(table[s], contexts, outcomes(s), self.catalogue) for s in self.walk.visible}
 
-    def _verdicts(self, own: Mapping[str, Finding], off: Collection[str]) -> Iterator[Finding]:
-        walk, contexts = self.walk, self.walk.contexts(self._wrong)
+    def findings(self) -> Iterator[Finding]:
+        """A verdict on each visible symbol, and on those hidden ones that can be seen in them."""
+        walk, own, off, contexts = self.walk, self.own, self.off, self.walk.contexts(self._wrong)
         suspect, followers = self._suspect({s for s in off if own[s].kinds == UNKNOWN})
         wrong = {*self.blamed, *({suspect} if suspect else ()), *(s for s in off if s not in followers)}
         for symbol, mistakes in self.blamed.items():

@@ -1,7 +1,7 @@
 """What a derivation is tried on: true values of every symbol, and how a result is compared with them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,11 @@ class Outcome:
     problem: str = ""
     unfilled: bool = False
     unscaled: bool = False
+
+    def in_float32(self) -> "Outcome":
+        """The same, to be held to float32's accuracy at most."""
+        value = self.value
+        return replace(self, value=value.float()) if value is not None and value.dtype == torch.float64 else self
 
 
 @dataclass(frozen=True)
