@@ -18,17 +18,21 @@ UNKNOWN = "a mistake that is not in the catalogue"
 def judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
     """Compare what came out with the equation, evaluated on the same values, and explain the difference.
 
-    What has no explanation may have one to float32's accuracy, as where integer labels were divided.
+    What has no explanation may have one to float32's accuracy, as where integer labels were divided; or may be two
+    mistakes at once.
     """
-    finding = _judge(equation, cases, outcomes, catalogue)
+    finding = glance(equation, cases, outcomes, catalogue)
     if finding.kinds == UNKNOWN:
-        coarse = _judge(equation, cases, [outcome.in_float32() for outcome in outcomes], catalogue)
+        coarse = glance(equation, cases, [outcome.in_float32() for outcome in outcomes], catalogue)
         if coarse.kinds != UNKNOWN:
             return replace(coarse, error=finding.error, note="to float32's accuracy: something is in float32")
+    if finding.verdict == "wrong" and not finding.mistakes:
+        return replace(finding, mistakes=_fitting(catalogue.pairs(equation), cases, outcomes))
     return finding
 
 
-def _judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
+def glance(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue) -> Finding:
+    """The verdict as far as one mistake explains it, to the accuracy of the values."""
     if all(outcome.unfilled for outcome in outcomes):
         return Finding(equation, "not filled in")
     expected = [value_of(equation, trial) for trial in cases]
@@ -37,23 +41,20 @@ def _judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcom
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if not problems and all(agree(outcome.value, value) for outcome, value in zip(outcomes, expected, strict=True)):
         return Finding(equation, "right", off)
-    mistakes = explanations(equation, cases, outcomes, catalogue)
+    mistakes: tuple[Mistake, ...] = ()
+    for simpler in (catalogue.mistakes(equation), catalogue.others(equation), _factors(equation, cases, outcomes)):
+        mistakes = mistakes or _fitting(simpler, cases, outcomes)
     raised = all(outcome.value is None for outcome in outcomes)
     otherwise = "raises an error" if raised else "wrong shape" if problems else UNKNOWN
     return Finding(equation, "wrong", off, mistakes, otherwise, problems[0] if problems else "")
 
 
-def explanations(
-    equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome], catalogue: Catalogue
-) -> tuple[Mistake, ...]:
-    """The mistakes that give the same values in every trial: single ones, else factors of any size, else pairs."""
+def _fitting(candidates: Iterable[Mistake], cases: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[Mistake, ...]:
+    """The first few that give the same values in every trial."""
     if all(outcome.value is None for outcome in outcomes):
         return ()
-    for candidates in (catalogue.mistakes(equation), _factors(equation, cases, outcomes), catalogue.pairs(equation)):
-        fitting = (mistake for mistake in candidates if explains(mistake.equation, cases, outcomes))
-        if found := tuple(islice(_distinct(fitting), MOST)):
-            return found
-    return ()
+    fitting = (mistake for mistake in candidates if explains(mistake.equation, cases, outcomes))
+    return tuple(islice(_distinct(fitting), MOST))
 
 
 def _distinct(mistakes: Iterable[Mistake]) -> Iterable[Mistake]:

@@ -5,10 +5,10 @@ there is not to be blamed here. Where several are off, one mistake in a hidden e
 mistakes in the catalogue that one is taken which explains most, then a second, as long as each explains more than one.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .diagnose import MOST, UNKNOWN, judge
+from .diagnose import MOST, UNKNOWN, glance, judge
 from .mistakes import Catalogue, Mistake
 from .mlp import Table
 from .report import Finding, Report
@@ -44,6 +44,7 @@ def localise(
         coarse = [{symbol: outcome.in_float32() for symbol, outcome in run.items()} for _, run in returned]
         again = _Search(Walk(table, walked, coarse, given), catalogue)
         search = again if len(again.run()) < len(unexplained) else search
+    search.conclude()
     found = {finding.equation.symbol: finding for finding in search.findings()}
     found |= {s: Finding(table[s], "not filled in") for s in walk.unfilled}
     if not found:
@@ -89,29 +90,35 @@ class _Search:
         self.blamed[best.symbol] = tuple(_seen_from(best.symbol, guess) for guess in equals)
 
     def run(self) -> set[str]:
-        """Look for whom to blame; the visible symbols that stay off for no known reason."""
-        walk = self.walk
-        while len(off := walk.off(self._wrong)) > 1 and (guesses := list(self._guesses(len(off) - 2))):
+        """Look for whom to blame; the visible symbols that stay off for no reason that is easy to find."""
+        while guesses := self._step():
             self._blame(guesses)
-        self.own = self._own()
-        for symbol in sorted(off):
-            guesses = [g for g in self._guesses(len(off) - 1) if g.left == off - {symbol}]
-            if not guesses:
-                continue
-            if self.own[symbol].mistakes:  # here, or before: one cannot tell
-                elsewhere = [_seen_from(symbol, guess) for guess in guesses]
-                mistakes = (*self.own[symbol].mistakes, *elsewhere)[:MOST]
-                self.own[symbol] = replace(self.own[symbol], mistakes=mistakes)
-            else:
-                self._blame(guesses)
-                off, self.own = walk.off(self._wrong), self._own()
-        self.off = off
-        return {s for s in off if not self.own[s].mistakes}
+        return {symbol for symbol in self.off if not self.own[symbol].mistakes}
 
-    def _own(self) -> dict[str, Finding]:
+    def _step(self) -> list[_Guess]:
+        """The guesses that explain two visible symbols or more; else one that has no explanation of its own."""
+        self.off = self.walk.off(self._wrong)
+        if len(self.off) > 1 and (guesses := list(self._guesses(len(self.off) - 2))):
+            return guesses
+        self.own = self._judged(glance, self.walk.visible)
+        guesses = list(self._guesses(len(self.off) - 1))
+        for symbol in sorted(self.off):
+            if not self.own[symbol].mistakes and (here := [g for g in guesses if g.left == self.off - {symbol}]):
+                return here
+        return []
+
+    def conclude(self) -> None:
+        """Look deeper into what is unexplained, and tell where a mistake may as well be in an earlier equation."""
+        self.own |= self._judged(judge, [symbol for symbol in self.off if not self.own[symbol].mistakes])
+        for guess in self._guesses(len(self.off) - 1):
+            symbol, *more = self.off - guess.left
+            if not more and self.own[symbol].mistakes:
+                mistakes = (*self.own[symbol].mistakes, _seen_from(symbol, guess))[:MOST]
+                self.own[symbol] = replace(self.own[symbol], mistakes=mistakes)
+
+    def _judged(self, how: Callable[..., Finding], symbols: Collection[str]) -> dict[str, Finding]:
         contexts = self.walk.contexts(self._wrong)
-        table, outcomes = self.walk.table, self.walk.outcomes
-        return {s: judge(table[s], contexts, outcomes(s), self.catalogue) for s in self.walk.visible}
+        return {s: how(self.walk.table[s], contexts, self.walk.outcomes(s), self.catalogue) for s in symbols}
 
     def findings(self) -> Iterator[Finding]:
         """A verdict on each visible symbol, and on those hidden ones that can be seen in them."""

@@ -12,66 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .calling import arguments, attempt, call, named_values, offered
 from .mlp import Table
 from .notation import Notation
-from .trials import Outcome, Trial, agree, symbols_of
+from .trials import Outcome, Trial, agree
 
 Run = dict[str, Outcome] | str  # what came of each symbol, or the error that was raised instead
-
-
-def named_values(table: Table) -> tuple[str, ...]:
-    """All that an argument may be called."""
-    return (*symbols_of(table), "weight_decay", "batch")
 
 
 def asked_for(function: Callable[..., Any], table: Table) -> tuple[str, ...]:
     """The symbols of the table whose values a function is handed."""
     names = [parameter.name for parameter in arguments(function, named_values(table), "backward")]
     return tuple(equation.symbol for equation in table if equation.symbol in names)
-
-
-def arguments(function: Any, known: Sequence[str], what: str, skip: int = 0) -> list[inspect.Parameter]:
-    """The parameters that are to be filled; one with an unknown name and a default is left alone.
-
-    Raises:
-        TypeError: a parameter that is none of the known names; the message lists them.
-    """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[skip:]
-    except (TypeError, ValueError):
-        raise TypeError(f"check: {what} must be a function whose arguments have names, got {function!r}") from None
-    wanted = []
-    for parameter in parameters:
-        if parameter.name in known or parameter.kind is parameter.VAR_KEYWORD:
-            wanted.append(parameter)
-        elif parameter.default is parameter.empty:
-            raise TypeError(f"check: {what}: an argument must be one of {', '.join(known)}; got {str(parameter)!r}")
-    return wanted
-
-
-def call(function: Callable[..., Any], wanted: Sequence[inspect.Parameter], offered: Mapping[str, Any]) -> Any:
-    """The function's result, each argument filled by its name."""
-    positional = [offered[p.name] for p in wanted if p.kind is p.POSITIONAL_ONLY]
-    rest = any(p.kind is p.VAR_KEYWORD for p in wanted)
-    named = {p.name for p in wanted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    taken = {p.name for p in wanted if p.kind is p.POSITIONAL_ONLY}
-    return function(*positional, **{n: v for n, v in offered.items() if n in named or (rest and n not in taken)})
-
-
-def offered(table: Table, trial: Trial, notation: Notation) -> dict[str, Any]:
-    """Every named value, in the student's notation."""
-    symbols = symbols_of(table)
-    return {name: notation.hand_out(symbols.get(name), trial.values[name]) for name in named_values(table)}
-
-
-def attempt(compute: Callable[[], Any]) -> tuple[Any, str]:
-    """The result, or in one line what kept it from coming; NotImplementedError is how unfinished functions say so."""
-    try:
-        return compute(), ""
-    except NotImplementedError:
-        return None, ""
-    except Exception as error:  # whatever a student's code may raise is an answer to report
-        return None, " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def run_equation(
@@ -142,50 +94,45 @@ def run_function(
     outcome says where it does not.
 
     Raises:
-        TypeError: an argument has an unknown name, or what is returned is no tensor.
+        TypeError: an argument has an unknown name.
     """
-    wanted = arguments(function.forward, function_arguments(table), "forward", skip=int(_has_context(function)))
-    return [_run_once(table, function, [p.name for p in wanted], trial, notation) for trial in cases]
+    skip = int(function.setup_context is torch.autograd.Function.setup_context)  # forward(ctx, x, …), or forward(x, …)
+    known = [*(given.name for given in table.givens), "weight_decay", "batch"]
+    arguments(function.forward, known, "forward", skip)
+    parameters = list(inspect.signature(function.forward).parameters.values())[skip:]
+    return [_run_once(table, function, parameters, trial, notation) for trial in cases]
 
 
 def _run_once(
-    table: Table, function: type[torch.autograd.Function], names: list[str], trial: Trial, notation: Notation
+    table: Table,
+    function: type[torch.autograd.Function],
+    parameters: Sequence[inspect.Parameter],
+    trial: Trial,
+    notation: Notation,
 ) -> Run:
-    output = output_of(function)
-    values = offered(table, trial, notation)
-    leaves = {n: values[n].requires_grad_() for n in names if n in ("x", "w1", "b1", "w2", "b2")}
-    result, problem = attempt(lambda: function.apply(*(values[name] for name in names)))
+    output, leaves = output_of(function), [p.name for p in parameters if p.name in ("x", "w1", "b1", "w2", "b2")]
+
+    def run(factor: float) -> tuple[Any, ...]:
+        values = offered(table, trial, notation)
+        inputs = [values[name].requires_grad_() for name in leaves]
+        result = function.apply(*(values.get(p.name, p.default) for p in parameters))
+        if not isinstance(result, Tensor):
+            raise TypeError(f"forward must return {output} as a tensor, got {type(result).__name__}")
+        upstream = torch.ones_like(result) if output == "J" else values["do"]
+        return result, *torch.autograd.grad(result, inputs, factor * upstream, allow_unused=True)
+
+    both, problem = attempt(lambda: (run(1), run(2)))
     if problem:
         return problem
-    if not isinstance(result, Tensor):
-        raise TypeError(f"check: forward must return {output} as a tensor, got {type(result).__name__}")
-    upstream = torch.ones_like(result) if output == "J" else values["do"]
-
-    def gradients(factor: float) -> tuple[Tensor | None, ...]:
-        sent = factor * upstream
-        return torch.autograd.grad(result, [*leaves.values()], sent, retain_graph=True, allow_unused=True)
-
-    both, problem = attempt(lambda: (gradients(1), gradients(2)))
-    if problem:
-        return problem
-    once, twice = both
-    run = {output: notation.take_back(table[output].lhs, result, trial)}
+    (result, *once), (_, *twice) = both
+    outcomes = {output: notation.take_back(table[output].lhs, result, trial)}
     for name, first, second in zip(leaves, once, twice, strict=True):
         outcome = notation.take_back(table[f"d{name}"].lhs, first, trial)
         doubled = first is None or second is None or agree(second, 2 * first.double())
-        run[f"d{name}"] = outcome if doubled else replace(outcome, unscaled=True)
-    return run
+        outcomes[f"d{name}"] = outcome if doubled else replace(outcome, unscaled=True)
+    return outcomes
 
 
 def output_of(function: type[torch.autograd.Function]) -> str:
     """J where ``forward`` takes y, else o."""
     return "J" if "y" in inspect.signature(function.forward).parameters else "o"
-
-
-def function_arguments(table: Table) -> list[str]:
-    """All that an argument of ``forward`` may be called."""
-    return [*(given.name for given in table.givens), "weight_decay", "batch"]
-
-
-def _has_context(function: type[torch.autograd.Function]) -> bool:
-    return function.setup_context is torch.autograd.Function.setup_context
