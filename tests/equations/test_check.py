@@ -1,7 +1,9 @@
 """Derivations with mistakes in them, written out as a student would, and right ones in other notations."""
 
+import doctest
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -343,6 +345,11 @@ def test_arguments_are_filled_by_name_whatever_their_kind():
 def test_a_bias_that_is_not_there_is_no_argument():
     with pytest.raises(TypeError, match="db1: an argument must be one of x, y, w1, b1, w2, z"):
         check({"db1": lambda dz, b2: dz.sum(0)}, output_bias=False)
+
+
+def test_the_examples_of_the_docstring_are_true():
+    outcome = doctest.testmod(sys.modules[check.__module__])
+    assert outcome.attempted == 3 and outcome.failed == 0
 
 
 def test_the_random_numbers_of_others_are_left_alone():

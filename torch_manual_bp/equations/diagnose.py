@@ -1,6 +1,6 @@
 """The verdict on one equation: whether its values are right, and which mistake explains them if not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -11,7 +11,7 @@ from .report import Finding
 from .terms import Equation, Term
 from .trials import Outcome, Trial, agree, error, explains, value_of
 
-MOST = 4  # explanations that are worth telling
+FEW = 4  # pairs of mistakes that are worth telling
 UNKNOWN = "a mistake that is not in the catalogue"
 
 
@@ -27,7 +27,7 @@ def judge(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcome
         if coarse.kinds != UNKNOWN:
             return replace(coarse, error=finding.error, note="to float32's accuracy: something is in float32")
     if finding.verdict == "wrong" and not finding.mistakes:
-        return replace(finding, mistakes=_fitting(catalogue.pairs(equation), cases, outcomes))
+        return replace(finding, mistakes=tuple(islice(_fitting(catalogue.pairs(equation), cases, outcomes), FEW)))
     return finding
 
 
@@ -43,24 +43,19 @@ def glance(equation: Equation, cases: Sequence[Trial], outcomes: Sequence[Outcom
         return Finding(equation, "right", off)
     mistakes: tuple[Mistake, ...] = ()
     for simpler in (catalogue.mistakes(equation), catalogue.others(equation), _factors(equation, cases, outcomes)):
-        mistakes = mistakes or _fitting(simpler, cases, outcomes)
+        mistakes = mistakes or tuple(_fitting(simpler, cases, outcomes))
     raised = all(outcome.value is None for outcome in outcomes)
     otherwise = "raises an error" if raised else "wrong shape" if problems else UNKNOWN
     return Finding(equation, "wrong", off, mistakes, otherwise, problems[0] if problems else "")
 
 
-def _fitting(candidates: Iterable[Mistake], cases: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[Mistake, ...]:
-    """The first few that give the same values in every trial."""
+def _fitting(candidates: Iterable[Mistake], cases: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterator[Mistake]:
+    """Those that give the same values in every trial, each once."""
     if all(outcome.value is None for outcome in outcomes):
-        return ()
-    fitting = (mistake for mistake in candidates if explains(mistake.equation, cases, outcomes))
-    return tuple(islice(_distinct(fitting), MOST))
-
-
-def _distinct(mistakes: Iterable[Mistake]) -> Iterable[Mistake]:
+        return
     seen = set()
-    for mistake in mistakes:
-        if (key := (mistake.kind, mistake.text)) not in seen:
+    for mistake in candidates:
+        if explains(mistake.equation, cases, outcomes) and (key := (mistake.kind, mistake.text)) not in seen:
             seen.add(key)
             yield mistake
 

@@ -8,7 +8,7 @@ mistakes in the catalogue that one is taken which explains most, then a second, 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .diagnose import MOST, UNKNOWN, glance, judge
+from .diagnose import UNKNOWN, glance, judge
 from .mistakes import Catalogue, Mistake
 from .mlp import Table
 from .report import Finding, Report
@@ -110,10 +110,11 @@ class _Search:
     def conclude(self) -> None:
         """Look deeper into what is unexplained, and tell where a mistake may as well be in an earlier equation."""
         self.own |= self._judged(judge, [symbol for symbol in self.off if not self.own[symbol].mistakes])
+        self.off = frozenset(symbol for symbol in self.off if self.own[symbol].verdict == "wrong")
         for guess in self._guesses(len(self.off) - 1):
             symbol, *more = self.off - guess.left
             if not more and self.own[symbol].mistakes:
-                mistakes = (*self.own[symbol].mistakes, _seen_from(symbol, guess))[:MOST]
+                mistakes = (*self.own[symbol].mistakes, _seen_from(symbol, guess))
                 self.own[symbol] = replace(self.own[symbol], mistakes=mistakes)
 
     def _judged(self, how: Callable[..., Finding], symbols: Collection[str]) -> dict[str, Finding]:
@@ -126,7 +127,7 @@ class _Search:
         suspect, followers = self._suspect({s for s in off if own[s].kinds == UNKNOWN})
         wrong = {*self.blamed, *({suspect} if suspect else ()), *(s for s in off if s not in followers)}
         for symbol, mistakes in self.blamed.items():
-            yield Finding(walk.table[symbol], "wrong", walk.error(symbol, contexts), mistakes[:MOST])
+            yield Finding(walk.table[symbol], "wrong", walk.error(symbol, contexts), mistakes)
         if suspect:
             note = f"what follows from it, {', '.join(followers)}, is wrong altogether"
             worst = max(own[symbol].error for symbol in followers)

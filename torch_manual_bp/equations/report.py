@@ -62,7 +62,9 @@ class Finding:
         head = (self.equation.label, self.equation.text, error)
         if self.verdict != "wrong":
             return [(*head, f"{self.verdict}{', ' if self.note else ''}{self.note}")]
-        more = [f"yours: {text}" for text in dict.fromkeys(mistake.text for mistake in self.mistakes)]
+        texts = [*dict.fromkeys(mistake.text for mistake in self.mistakes)]
+        more = [f"{'or' if i else 'yours:'} {text}" for i, text in enumerate(texts[:3])]
+        more += [f"or {len(texts) - 3} more"] if len(texts) > 3 else []
         more += [self.note] if self.note else []
         more += [f"hint: {hint}" for kind, hint in HINTS.items() if kind in self.kinds][:2]
         return [(*head, f"wrong: {self.kinds}"), *(("", "", "", f"  {line}") for line in more)]
