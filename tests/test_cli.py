@@ -287,3 +287,111 @@ def test_the_memory_of_each_path_is_shown(tmp_path):
         text=True,
     )
     assert "planned" in script.stdout
+
+
+DW2 = "def dw2(do, h, w2, weight_decay):\n    return do.T @ h{}\n"
+BACKWARD = """
+import torch
+LAYOUT, VALUES, ACTIVATION, LOSS, WEIGHT_DECAY = "columns", "numpy", "tanh", "mse", 0.1
+
+def backward(x, y, h, o, w1, w2, weight_decay):
+    do = 2 * (o - y) / o.size
+    dz = (w2.T @ do) * (1 - {} ** 2)
+    return {{"dw1": dz @ x.T + weight_decay * w1, "db1": dz.sum(1), "dw2": do @ h.T + weight_decay * w2}}
+"""
+FUNCTION = """
+from torch.autograd import Function
+
+class MLP(Function):
+    @staticmethod
+    def forward(ctx, x, w1, w2):
+        z = x @ w1.T
+        ctx.save_for_backward(x, w1, w2, z)
+        return z.relu() @ w2.T
+
+    @staticmethod
+    def backward(ctx, do):
+        x, w1, w2, z = ctx.saved_tensors
+        dz = do @ w2 * (z > 0)
+        return dz @ w1, dz.T @ x, do.T @ z
+"""
+NO_BIASES = ("--no-hidden-bias", "--no-output-bias")
+DERIVATIONS = {
+    "right": (DW2.format(" + weight_decay * w2"), (), 0, "1 right, 0 wrong"),
+    "wrong": (DW2.format(""), (), 1, "wrong: missing weight decay"),
+    "right for that λ alone": (DW2.format(" + 0.5 * w2"), ("--weight-decay", "0.5"), 0, "λ = 0.5"),
+    "lambdas": ("dz = lambda dh, h: dh * (1 - h**2)\nh = 3\n", ("--activation", "tanh"), 0, "right"),
+    "the wrong activation": ("dz = lambda dh, h: dh * (1 - h**2)\n", ("--activation", "sigmoid"), 1, "wrong: "),
+    "a right backward": (BACKWARD.format("h"), (), 0, "φ = tanh, l = mse, λ = 0.1"),
+    "a wrong backward": (BACKWARD.format("o.sum()"), (), 1, "2 right, 1 wrong, 2 only in what follows"),
+    "another loss than the file's": (BACKWARD.format("h"), ("--loss", "cross_entropy"), 1, "l = cross_entropy"),
+    "a Function": (FUNCTION, NO_BIASES, 1, "wrong: wrong tensor"),
+    "a right Function": (FUNCTION.replace("do.T @ z", "do.T @ z.relu()"), NO_BIASES, 0, "dw2 = doᵀ h"),
+    "answers that import from beside them": ("from other import *\ndb2 = lambda do: total(do)", (), 0, "right"),
+}
+
+
+@pytest.mark.parametrize(("text", "options", "status", "said"), DERIVATIONS.values(), ids=DERIVATIONS)
+def test_a_derivation_in_a_file_is_graded(tmp_path, text, options, status, said):
+    (tmp_path / "other.py").write_text("def total(a):\n    return a.sum(0)\n")
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    result = invoke("check", tmp_path / "mine.py", *options)
+    assert (result.exit_code, result.stderr) == (status, ""), result.output
+    assert said in result.stdout
+
+
+UNREADABLE = {
+    "a syntax error": ("def dw2(do:\n", "mine.py, line 1: "),
+    "an error": ("import torch\n\ntorch.nonesuch\n", "mine.py, line 3: AttributeError: module 'torch'"),
+    "an exit": ("import sys\nsys.exit(0)\n", "mine.py, line 2: SystemExit: 0"),
+    "a null byte": ("\0", "mine.py"),
+    "an unknown encoding": ("# coding: nonesuch\n", "mine.py: unknown encoding"),
+    "nothing": ("answer = 42\n", "mine.py must define functions named do, dw2, "),
+    "an unknown argument": ("dw2 = lambda d_o: d_o\n", "dw2: an argument must be one of x, y, "),
+    "two Functions": (FUNCTION + FUNCTION.replace("MLP", "Other"), "must define one autograd.Function, got 2"),
+    "an unknown setting": ("LOSS = 'hinge'\ndx = lambda dz: dz\n", "loss must be one of cross_entropy"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_derivation_that_cannot_be_read_is_one_line_and_status_2(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    result = invoke("check", tmp_path / "mine.py")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_derivation_that_is_not_there_is_status_2(tmp_path):
+    result = invoke("check", tmp_path / "none.py")
+    assert (result.exit_code, "none.py: No such file" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--activation", "gelu", "--loss", "mse", "--no-hidden-bias", "--forward")])
+def test_an_exercise_is_handed_out_filled_in_and_graded(tmp_path, options):
+    file = tmp_path / "exercise.py"
+    assert invoke("exercise", *options, "--out", file).exit_code == 0
+    assert invoke("exercise", *options).stdout == file.read_text(encoding="utf-8")
+    empty = invoke("check", file)
+    assert empty.exit_code == 1
+    assert "0 right, 0 wrong, " in empty.stdout and " wrong:" not in empty.stdout
+    file.write_text(file.read_text(encoding="utf-8").replace("(dz):\n    ...", "(dz):\n    return dz.sum(0)"))
+    partly = invoke("check", file)
+    assert (partly.exit_code, "exercise 2  db1 = dzᵀ1" in partly.stdout) == (1, not options)
+
+
+def test_an_exercise_never_overwrites_answers(tmp_path):
+    file = tmp_path / "exercise.py"
+    file.write_text("answers")
+    result = invoke("exercise", "--out", file)
+    assert (result.exit_code, file.read_text()) == (2, "answers")
+    assert "exercise.py: File exists" in result.stderr
+
+
+def test_ctrl_c_while_checking_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text("import time\nprint('here', flush=True)\nwhile True:\n    time.sleep(0.1)\n")
+    arguments = [*COMMAND, "check", str(tmp_path / "mine.py")]
+    with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"here\n"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+    assert (process.returncode, said.count("\n")) == (130, 1)

@@ -1,8 +1,11 @@
 """What is true: the equations of the network, written once, as data."""
 
 from .activations import ACTIVATIONS, Activation, FromOutput, activation_named, activation_of_module
+from .check import check
+from .exercise import exercise
 from .losses import LOSSES, Loss, loss_named
 from .mlp import Table, table
+from .report import Finding, Report
 from .symbols import SYMBOLS
 from .terms import Coefficient, Equation, Factor, Function, Polynomial, Symbol, Term
 
@@ -14,15 +17,19 @@ __all__ = [
     "Coefficient",
     "Equation",
     "Factor",
+    "Finding",
     "FromOutput",
     "Function",
     "Loss",
     "Polynomial",
+    "Report",
     "Symbol",
     "Table",
     "Term",
     "activation_named",
     "activation_of_module",
+    "check",
+    "exercise",
     "loss_named",
     "table",
 ]

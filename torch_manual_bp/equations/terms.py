@@ -6,7 +6,7 @@ from the terms, so that no two of them can drift apart.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, reduce
 from math import prod
@@ -191,9 +191,10 @@ class Term:
     def text(self) -> str:
         """The term without its sign, for instance ``λ/2 ‖w1‖²``."""
         body = (" ⊙ " if self.join == "hadamard" else " ").join(factor.text for factor in self.factors)
+        turned = replace(self.factors[0], transposed=not self.factors[0].transposed).text
         body = {
             "": body,
-            "sum rows": f"{self.factors[0].symbol.name}ᵀ1",
+            "sum rows": f"{turned}1" if turned.endswith("ᵀ") else f"{turned} 1",
             "sum": f"Σ {body}",
             "norm²": f"‖{body}‖²",
             "each row": f"1 {body}ᵀ",
