@@ -57,12 +57,12 @@ def bytes_text(size: int) -> str:
     return f"{value:.3g} {unit}"
 
 
-def value_text(name: str, facts: Facts) -> str:
-    """``‖z‖ = 12.3, error 2e-16``."""
+def value_text(name: str, facts: Facts, number: bool) -> str:
+    """``‖z‖ = 12.3 · error 2e-16``; of a number its value, none of which is negative here."""
     if facts.norm is None:
         return ""
-    text = f"‖{name}‖ = {facts.norm:.3g}"
-    return text if facts.error is None else f"{text}, error {facts.error:.0e}"
+    text = f"{name if number else f'‖{name}‖'} = {facts.norm:.3g}"
+    return text if facts.error is None else f"{text} · error {facts.error:.0e}".replace(" 0e+00", " 0")
 
 
 def symbols_of(graph: Graph) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _lines(graph: Graph, node: Node) -> Iterator[Caption]:
         yield Caption(plain(" · ".join(first)), "shape")
     if facts.wrong and (line := graph.line(node.id)):
         yield Caption(equation_runs(line.text, symbols), "wrong")
-    yield from _value(node.id, facts, symbols)
+    yield from _value(node, node.id, facts, symbols)
     yield from _adjoint(graph, node, symbols)
     if tangent := graph.line(f"t{node.id}"):
         yield Caption(equation_runs(tangent.text, symbols), "tangent")
@@ -96,14 +96,13 @@ def _adjoint(graph: Graph, node: Node, symbols: dict[str, str]) -> Iterator[Capt
     if line is not None:
         runs = (*equation_runs(line.text, symbols), *plain(f"  {shape_text(node.shape)}"))
         yield Caption(runs, "wrong" if facts.wrong else "backward")
-        yield from _value(name, facts, symbols)
+        yield from _value(node, name, facts, symbols)
         return
     unwritten = {edge.text for edge in graph.of_pass("backward") if edge.target == node.id and "=" in edge.text}
     for text in sorted(unwritten):
         yield Caption(equation_runs(text, symbols), "backward")
 
 
-def _value(name: str, facts: Facts, symbols: dict[str, str]) -> Iterator[Caption]:
-    if text := value_text(name, facts):
+def _value(node: Node, name: str, facts: Facts, symbols: dict[str, str]) -> Iterator[Caption]:
+    if text := value_text(name, facts, number=not node.shape):
         yield Caption(equation_runs(text, symbols), "wrong" if facts.wrong else "value")
-

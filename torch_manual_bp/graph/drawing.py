@@ -138,7 +138,9 @@ def _table_and_objective(model: MLP | Objective | Table, loss: str) -> tuple[Tab
         )
     mlp = model.mlp
     if mlp.plain_weights() is None:
-        raise ValueError("draw: fc1 and fc2 must be plain nn.Linear layers without hooks: what else they do is not known")
+        raise ValueError(
+            "draw: fc1 and fc2 must be plain nn.Linear layers without hooks: what else they do is not known"
+        )
     biases = (mlp.fc1.bias is not None, mlp.fc2.bias is not None)
     return table_of(mlp.activation, options.name, *biases), model
 

@@ -66,7 +66,7 @@ def _about(graph: Graph, node: Node) -> Iterator[str]:
     for name in names:
         line, facts = graph.line(name), graph.about(name)
         if line is not None:
-            value = escape(value_text(name, facts))
+            value = escape(value_text(name, facts, number=not line.shape))
             wrong = " wrong" if facts.wrong else ""
             yield f'<div class="eq{wrong}">{mathml(line.latex)} <span class="meaning">{value}</span></div>'
 
@@ -76,5 +76,5 @@ def _row(graph: Graph, line: Line) -> str:
     of = line.symbol if line.direction == "forward" else f"{line.symbol} {line.symbol[1:]}"
     return (
         f'<tr data-of="{escape(of, quote=True)}"><td class="quiet">{escape(line.label)}</td>'
-        f"<td{wrong}>{mathml(line.latex)}</td><td class=\"quiet\">{escape(shape_text(line.shape))}</td></tr>"
+        f'<td{wrong}>{mathml(line.latex)}</td><td class="quiet">{escape(shape_text(line.shape))}</td></tr>'
     )

@@ -96,7 +96,9 @@ def _rise(chain: list[str], edges: tuple[Edge, ...], placed: dict[str, Place]) -
         return
     (joined,) = {edge.target for edge in edges if edge.source == chain[-1]}
     top = placed[joined]
-    start = max((placed[edge.source].row for edge in edges if edge.target in chain and edge.source in placed), default=0)
+    start = max(
+        (placed[edge.source].row for edge in edges if edge.target in chain and edge.source in placed), default=0
+    )
     step = min(1.0, (top.row - start) / len(chain))
     for position, name in enumerate(chain):
         placed[name] = Place(top.column, start + step * position)

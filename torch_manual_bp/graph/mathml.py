@@ -40,5 +40,3 @@ def _bold(letter: str) -> str:
         if 0 <= (offset := ord(letter) - ord(first)) < (10 if first == "0" else 26):
             return chr(bold + offset)
     return letter
-
-

@@ -64,7 +64,7 @@ def _shape(graph: Graph, node: Node) -> str:
     facts = graph.about(node.id)
     lines = [f"{node.text} {shape_text(node.shape)}".strip()]
     lines += [bytes_text(facts.bytes)] if facts.bytes is not None else []
-    lines += [value_text(node.id, facts)] if facts.norm is not None else []
+    lines += [value_text(node.id, facts, number=not node.shape)] if facts.norm is not None else []
     return f"[{_quoted('<br/>'.join(lines))}]"
 
 

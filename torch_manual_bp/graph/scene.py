@@ -14,7 +14,8 @@ _LEFT, _RIGHT, _TOP = 32.0, 72.0, 44.0  # J's and the penalty's labels stand to 
 _WIDEST = 104.0  # of a column
 _ROW = 72.0
 _SHIFT = {"forward": 0.0, "backward": 5.5, "tangent": -5.5}
-_GAPS = (6.0, 10.0, 16.0, 24.0, 34.0, 46.0)
+_GAPS = (6.0, 10.0, 16.0, 24.0)  # between a node and its label
+_NARROWER = 7.0  # what is against breaking lines once more
 _CLEAR, _APART = 3.0, 7.0  # between a label and all else, between labels
 _MOST = (300.0, 190.0, 128.0, 104.0)  # how wide a label may be: as wide as there is room for
 
@@ -58,15 +59,14 @@ def half_of(node: Node) -> float:
 
 def scene_of(graph: Graph) -> Scene:
     """Nodes, arrows and labels with no two of them over each other: rows move apart until all labels have room."""
-    row = _ROW
-    while True:
-        scene = _scene(graph, row)
-        if scene.complete or row > 4 * _ROW:
-            return scene
-        row *= 1.08
+    rows = [_ROW * 1.08**step for step in range(12)]
+    return next((scene for row in rows if (scene := _scene(graph, row, strict=True)).complete), None) or _scene(
+        graph, rows[-1], strict=False
+    )
 
 
-def _scene(graph: Graph, row: float) -> Scene:
+def _scene(graph: Graph, row: float, strict: bool) -> Scene:
+    """The scene with rows this high; not ``strict``: labels may lie over arrows."""
     placed = places(graph)
     last = max(place.column for place in placed.values())
     top = max(place.row for place in placed.values())
@@ -87,7 +87,7 @@ def _scene(graph: Graph, row: float) -> Scene:
     arrows = tuple((edge, _way(edge, centres, half)) for edge in graph.edges)
     floor = high + top * row + SQUARE
     scene = Scene(graph, centres, arrows, (), header, floor)
-    return _with_labels(scene, title)
+    return _with_labels(scene, title, strict)
 
 
 def _way(edge: Edge, centres: dict[str, Point], half: dict[str, float]) -> tuple[Point, ...]:
@@ -106,33 +106,35 @@ def _header(graph: Graph) -> Iterator[tuple[Runs, float, Point]]:
         y += 1.5 * SIZE
 
 
-def _with_labels(scene: Scene, title: Box) -> Scene:
+def _with_labels(scene: Scene, title: Box, strict: bool) -> Scene:
     """Each label at the nearest free place, the largest first."""
     taken = [scene.box(node).grown(_CLEAR) for node in scene.graph.nodes]
-    taken += [box for _, way in scene.arrows for box in boxes_of(way, _CLEAR)]
+    if strict:
+        taken += [box for _, way in scene.arrows for box in boxes_of(way, _CLEAR)]
     taken.append(title.grown(_CLEAR))
     below_way = _hangs_below(scene.graph)
     labels, complete = [], True
     variants = [[made for most in _MOST if (made := block(scene.graph, node, most))] for node in scene.graph.nodes]
     for of_node in sorted(filter(None, variants), key=lambda blocks: -blocks[0].width * blocks[0].height):
-        found = (_free(scene, made, taken, made.node in below_way) for made in of_node)
-        label = next((label for label in found if label), None)
-        if label is None:
+        found = [_free(scene, made, taken, made.node in below_way) for made in of_node]
+        rated = [(cost + _NARROWER * step, label) for step, (cost, label) in enumerate(found) if label is not None]
+        if not rated:
             complete = False
             continue
+        _, label = min(rated, key=lambda pair: pair[0])
         labels.append(label)
         taken.append(label.box.grown(_APART))
     floor = max([scene.floor, *(label.box.bottom for label in labels)])
     return replace(scene, labels=tuple(labels), floor=floor, complete=complete)
 
 
-def _free(scene: Scene, block: Block, taken: Sequence[Box], below_way: bool) -> Label | None:
-    candidates = sorted(_candidates(scene, block, below_way), key=lambda candidate: candidate[0])
-    for _, label in candidates:
+def _free(scene: Scene, block: Block, taken: Sequence[Box], below_way: bool) -> tuple[float, Label | None]:
+    """The best free place, with how much is against it."""
+    for cost, label in sorted(_candidates(scene, block, below_way), key=lambda candidate: candidate[0]):
         inside = label.box.left >= 5 and label.box.right <= WIDTH - 5 and label.box.top >= 5
         if inside and not any(label.box.overlaps(box) for box in taken):
-            return label
-    return None
+            return cost, label
+    return 0.0, None
 
 
 def _candidates(scene: Scene, block: Block, below_way: bool) -> Iterator[tuple[float, Label]]:
@@ -141,27 +143,24 @@ def _candidates(scene: Scene, block: Block, below_way: bool) -> Iterator[tuple[f
     box, (x, y) = scene.box(node), scene.centres[block.node]
     wide, high = block.width, block.height
     for gap in _GAPS:
-        slides = [step * (high + 2 * SQUARE) / 12 for step in range(-6, 7)]
-        for slide in slides:
-            middle = y + slide - high / 2
-            yield _rated(block, Box(box.left - gap - wide, middle, box.left - gap, middle + high), True, (x, y), below_way)
-            yield _rated(block, Box(box.right + gap, middle, box.right + gap + wide, middle + high), False, (x, y), below_way)
-        for slide in (step / 10 for step in range(11)):
-            left = box.left - wide + slide * (wide + 2 * SQUARE)
-            end = left + wide / 2 < x - 1
-            for at in (box.top - gap - high, box.bottom + gap):
-                yield _rated(block, Box(left, at, left + wide, at + high), end, (x, y), below_way)
+        for step in range(-6, 7):
+            above = y + step * (high + 2 * SQUARE) / 12 - high / 2
+            for left in (box.left - gap - wide, box.right + gap):
+                yield _rated(block, Point(left, above), left < x, (x, y), below_way)
+        for step in range(11):
+            left = box.left - wide + step * (wide + 2 * SQUARE) / 10
+            for above in (box.top - gap - high, box.bottom + gap):
+                yield _rated(block, Point(left, above), left + wide / 2 < x - 1, (x, y), below_way)
 
 
-def _rated(
-    block: Block, box: Box, end: bool, centre: tuple[float, float], below_way: bool
-) -> tuple[float, Label]:
+def _rated(block: Block, corner: Point, end: bool, centre: tuple[float, float], below_way: bool) -> tuple[float, Label]:
+    """A place by its upper left corner: near is good, and so is the side on which the picture is empty."""
     x, y = centre
+    box = Box(*corner, corner.x + block.width, corner.y + block.height)
     middle = Point((box.left + box.right) / 2, (box.top + box.bottom) / 2)
     cost = box.distance(Point(x, y)) + 0.15 * (abs(middle.y - y) + 0.3 * abs(middle.x - x))
     upper_left = middle.x < x - 8 and middle.y < y + 8
-    cost += 14 * (upper_left == below_way)
-    return cost, Label(block, box, end)
+    return cost + 14 * (upper_left == below_way), Label(block, box, end)
 
 
 def _hangs_below(graph: Graph) -> set[str]:

@@ -24,8 +24,8 @@ STYLE = """
 .tmb .wrong path{stroke:var(--wrong);stroke-width:2.4}
 .tmb .head-forward{fill:var(--edge)}.tmb .head-backward{fill:var(--back)}.tmb .head-tangent{fill:var(--tangent)}.tmb .head-wrong{fill:var(--wrong)}
 .tmb text.shape,.tmb text.value{fill:var(--quiet)}.tmb text.backward{fill:var(--back)}.tmb text.tangent{fill:var(--tangent)}.tmb text.wrong{fill:var(--wrong);font-weight:600}
-.tmb .kept{fill:var(--kept);stroke:var(--paper);stroke-width:1.5}
-.tmb .again{fill:var(--paper);stroke:var(--kept);stroke-width:1.8}
+.tmb circle.kept,.tmb .node circle.kept{fill:var(--kept);stroke:var(--paper);stroke-width:1.5}
+.tmb circle.again,.tmb .node circle.again{fill:var(--paper);stroke:var(--kept);stroke-width:1.8}
 .tmb .node:focus{outline:none}.tmb .node:hover rect,.tmb .node:hover circle,.tmb .node:focus rect,.tmb .node:focus circle{stroke-width:2.6}
 """.strip()  # noqa: E501
 _HEADS = ("forward", "backward", "tangent", "wrong")

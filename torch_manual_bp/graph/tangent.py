@@ -76,5 +76,3 @@ def _slope(table: Table, factor: Factor) -> Factor | None:
                 if other.function and other.function.text == wanted and other.symbol == factor.symbol:
                     return other
     return None
-
-

@@ -94,5 +94,3 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     used = [at for at in range(len(rows[0])) if any(row[at] for row in rows)]
     widths = {at: max(len(row[at]) for row in rows) for at in used}
     return ["  " + "  ".join(row[at].ljust(widths[at]) for at in used).rstrip() for row in rows]
-
-

@@ -79,22 +79,26 @@ def equation_runs(text: str, symbols: Mapping[str, str]) -> Runs:
     """
     names = "|".join(sorted(map(re.escape, symbols), key=len, reverse=True))
     runs: list[Run] = []
-    for part in re.split(rf"(?<!\w)([dt]?(?:{names}))(?![a-zA-Z0-9])", text.replace(" - ", " − ").replace("= -", "= −")):
+    for part in re.split(
+        rf"(?<!\w)([dt]?(?:{names}))(?![a-zA-Z0-9])", text.replace(" - ", " − ").replace("= -", "= −")
+    ):
         prefix, name = ("", part) if part in symbols else (part[:1], part[1:])
         if name in symbols:
             runs += [*([Run(prefix)] if prefix else []), *symbol_runs(symbols[name])]
         else:
-            runs += [Run("T" if piece == "ᵀ" else piece, raised=piece == "ᵀ") for piece in re.split("(ᵀ)", part) if piece]
+            runs += [
+                Run("T" if piece == "ᵀ" else piece, raised=piece == "ᵀ") for piece in re.split("(ᵀ)", part) if piece
+            ]
     return tuple(runs)
 
 
 def wrapped(runs: Runs, size: float, most: float) -> Sequence[Runs]:
-    """The runs in as few lines as fit, broken before a +, a −, a ⊙, or a shape."""
+    """The runs in as few lines as fit, broken before a +, −, ⊙ or ·, or a shape."""
     lines: list[list[Run]] = [[]]
     for piece in _pieces(runs):
         line = [*lines[-1], *piece]
         if lines[-1] and width(tuple(line), size) > most:
-            lines.append([Run(piece[0].text.lstrip(), piece[0].bold, piece[0].raised), *piece[1:]])
+            lines.append([Run(piece[0].text.lstrip(" ·"), piece[0].bold, piece[0].raised), *piece[1:]])
         else:
             lines[-1] = line
     return [tuple(line) for line in lines]
@@ -103,7 +107,7 @@ def wrapped(runs: Runs, size: float, most: float) -> Sequence[Runs]:
 def _pieces(runs: Runs) -> list[list[Run]]:
     pieces: list[list[Run]] = [[]]
     for run in runs:
-        for at, text in enumerate(re.split(r"(?= [+−⊙] |  \()", run.text)):
+        for at, text in enumerate(re.split(r"(?= [+−⊙·] |  \()", run.text)):
             if at:
                 pieces.append([])
             if text:
