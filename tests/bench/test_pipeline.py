@@ -55,7 +55,9 @@ def test_gradients_memory_and_spans(small, schedule):
         assert len(found["makespans"]) in range(3, 6)
         assert 0 < found["send"] < 1
         spans = found["measured"]["spans"]
-        assert {(span["rank"], span["microbatch"]) for span in spans} == {(rank, i) for rank in (0, 1) for i in range(8)}
+        assert {(span["rank"], span["microbatch"]) for span in spans} == {
+            (rank, i) for rank in (0, 1) for i in range(8)
+        }
         if tmb.kernels.backend().startswith("cpu") and torch.__version__.startswith("2.13"):
             differences = [p - plan for p, plan in zip(found["peak_bytes"], found["planned_bytes"], strict=True)]
             assert all(0 <= difference <= 256 for difference in differences)

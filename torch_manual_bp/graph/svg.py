@@ -83,7 +83,8 @@ def _edge(graph: Graph, edge: Edge, way: tuple[Point, ...]) -> Iterator[str]:
 def _node(graph: Graph, node: Node, at: Point) -> Iterator[str]:
     facts = graph.about(node.id)
     kind = f"node {node.kind}{' wrong' if facts.wrong else ''}"
-    yield f'<g class="{kind}" id="tmb-{escape(node.id, quote=True)}" data-node="{escape(node.id, quote=True)}" tabindex="0">'
+    id = escape(node.id, quote=True)
+    yield f'<g class="{kind}" id="tmb-{id}" data-node="{id}" tabindex="0">'
     yield f"<title>{escape(about(graph, node))}</title>"
     if node.kind == "operator":
         yield f'<circle cx="{at.x:.1f}" cy="{at.y:.1f}" r="{CIRCLE:g}"/>'

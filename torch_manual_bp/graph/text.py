@@ -41,8 +41,7 @@ def _picture(graph: Graph) -> list[str]:
 
 
 def _shown(node: Node) -> str:
-    left, right = {"variable": "[]", "parameter": "{}", "operator": "()"}[node.kind]
-    return f"{left}{node.text}{right}"
+    return {"variable": "[%s]", "parameter": "{%s}", "operator": "(%s)"}[node.kind] % node.text
 
 
 def _half(graph: Graph, name: str) -> int:
