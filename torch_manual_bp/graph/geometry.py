@@ -1,6 +1,7 @@
 """Boxes, and arrows that end at the border of what they point to."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 from typing import NamedTuple
 
@@ -68,7 +69,4 @@ def _reach(half: float, shift: float) -> float:
 
 def boxes_of(way: Sequence[Point], thick: float) -> list[Box]:
     """A box for each straight part of an arrow."""
-    return [
-        Box(min(a.x, b.x), min(a.y, b.y), max(a.x, b.x), max(a.y, b.y)).grown(thick)
-        for a, b in zip(way, way[1:], strict=False)
-    ]
+    return [Box(min(a.x, b.x), min(a.y, b.y), max(a.x, b.x), max(a.y, b.y)).grown(thick) for a, b in pairwise(way)]
