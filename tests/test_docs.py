@@ -87,7 +87,7 @@ def test_docstring_example_runs():
 )
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()
-    paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|h|cpp|json|png)", text))
+    paths = set(re.findall(r"(?:scripts|tests|docs|csrc)/[\w./]+\.(?:py|sh|md|html|h|cpp|json|png|svg)", text))
     paths |= {
         f"torch_manual_bp/{path}" for path in re.findall(r"(?<![\w/])(?:equations|kernels|autograd)/\w+\.py", text)
     }

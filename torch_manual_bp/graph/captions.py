@@ -1,4 +1,4 @@
-"""What is written beside a node: shape, bytes, what a run gave, and the equations of its gradient and tangent."""
+"""What is written beside a node: shape, bytes, what came out of a run, the equations of its gradient and tangent."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -83,7 +83,7 @@ def draw(
     model: MLP | Objective | Table, batch: int | None = None, *, loss: str = "cross_entropy", backward: bool = True,
     tangent: bool = False, values: Mapping[str, Any] | None = None, wrong: Collection[str] = (),
 ) -> Drawing:  # fmt: skip
-    """The computational graph of a net, as in D2L 5.3: squares are variables (darker: parameters), circles operators.
+    """The computational graph of a net as in D2L 5.3: squares are variables, darker ones parameters, circles operators.
 
     Everything is read off the equation table; bytes and what is kept for the backward pass off the memory plan.
 
@@ -128,7 +128,7 @@ def _table_and_objective(model: MLP | Objective | Table, loss: str) -> tuple[Tab
         model = Objective(model, loss)
     if not isinstance(model, Objective):
         raise TypeError(
-            "draw: model must be a torch_manual_bp.MLP, an Objective or a table of equations, "
+            f"draw: model must be a torch_manual_bp.MLP, an Objective or a table of equations, "
             f"got {type(model).__name__}"
         )
     options = model.loss

@@ -39,6 +39,7 @@ _LETTERS = {
 _OPERATORS = {
     "odot": "⊙", "sum": "∑", "lVert": "‖", "rVert": "‖", "top": "⊤", "le": "≤", "ge": "≥", "times": "×", "cdot": "·",
 }  # fmt: skip
+_PRIME = Atom("′", "mo")
 _SPACES = {",": "0.17em", " ": "0.5em"}
 
 
@@ -63,14 +64,17 @@ class _Reader:
     def row(self, closing: str) -> Tree:
         parts: list[Tree] = []
         while self.tokens and self.tokens[-1] != closing:
-            parts.append(self.scripted())
+            part = self.scripted()
+            if parts and _is_word(part) and not (isinstance(parts[-1], Atom) and parts[-1].kind in ("mo", "mspace")):
+                parts.append(Atom(_SPACES[","], "mspace"))
+            parts.append(part)
         if closing:
             self._take(closing)
         return parts[0] if len(parts) == 1 else Group("row", tuple(parts))
 
     def scripted(self) -> Tree:
         """A part with what hangs on it: sub- and superscripts, primes."""
-        base = self.one()
+        base: Tree = self.one()
         below: Tree | None = None
         above: list[Tree] = []
         while self.tokens and self.tokens[-1] in ("^", "_", "'"):
@@ -78,9 +82,14 @@ class _Reader:
             if mark == "_":
                 below = self.one()
             else:
-                above.append(Atom("′", "mo") if mark == "'" else self.one())
+                above.append(_PRIME if mark == "'" else self.one())
+        if above and above[0] == _PRIME and isinstance(base, Atom):  # beside the letter, which it fits
+            base, above = Group("row", (base, above[0])), above[1:]
         if not above:
             return base if below is None else Group("sub", (base, below))
+        if isinstance(base, Group) and base.kind == "sup" and below is None:  # W⁽¹⁾ᵀ: one height
+            letter, raised = base.parts
+            base, above = letter, [raised, *above]
         top = above[0] if len(above) == 1 else Group("row", tuple(above))
         return Group("sup", (base, top)) if below is None else Group("subsup", (base, below, top))
 
@@ -111,7 +120,7 @@ class _Reader:
         if name == "sqrt":
             return Group("sqrt", (self.one(),))
         if name == "dot":
-            return Group("dot", (self.one(),))
+            return _dotted(self.one())
         if name == "mathbf":
             return _bold(self.one())
         if name == "operatorname":
@@ -127,6 +136,18 @@ class _Reader:
     def _take(self, token: str) -> None:
         if not self.tokens or self.tokens.pop() != token:
             raise ValueError(f"latex: expected {token!r} in {self.latex!r}")
+
+
+def _is_word(tree: Tree) -> bool:
+    """Whether it is the name of a function, such as softmax or log."""
+    return isinstance(tree, Atom) and tree.kind == "mi" and len(tree.text) > 2
+
+
+def _dotted(tree: Tree) -> Tree:
+    """The dot stands over the letter, not over what hangs on it."""
+    if isinstance(tree, Group) and tree.kind == "sup":
+        return Group("sup", (_dotted(tree.parts[0]), *tree.parts[1:]))
+    return Group("dot", (tree,))
 
 
 def _atoms(tree: Tree) -> list[Atom]:

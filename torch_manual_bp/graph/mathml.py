@@ -31,7 +31,8 @@ def _atom(atom: Atom) -> str:
         return f'<mspace width="{atom.text}"/>'
     if atom.bold:  # mathvariant is known to browsers only as "normal": bold has letters of its own
         return f'<{atom.kind} mathvariant="normal">{"".join(map(_bold, atom.text))}</{atom.kind}>'
-    return f"<{atom.kind}>{escape(atom.text)}</{atom.kind}>"
+    fence = ' stretchy="false"' if atom.text in tuple("()[]‖") else ""
+    return f"<{atom.kind}{fence}>{escape(atom.text)}</{atom.kind}>"
 
 
 def _bold(letter: str) -> str:

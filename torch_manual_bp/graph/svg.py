@@ -5,8 +5,9 @@ from html import escape
 
 from .captions import SIZE, shape_text, symbols_of
 from .geometry import CIRCLE, SQUARE, Point
+from .labels import Label
 from .model import Edge, Graph, Node
-from .scene import WIDTH, Label, Scene, scene_of
+from .scene import WIDTH, Scene, scene_of
 from .typeset import RAISED, Runs, equation_runs, plain, symbol_runs, width
 
 STYLE = """
@@ -83,8 +84,8 @@ def _edge(graph: Graph, edge: Edge, way: tuple[Point, ...]) -> Iterator[str]:
 def _node(graph: Graph, node: Node, at: Point) -> Iterator[str]:
     facts = graph.about(node.id)
     kind = f"node {node.kind}{' wrong' if facts.wrong else ''}"
-    id = escape(node.id, quote=True)
-    yield f'<g class="{kind}" id="tmb-{id}" data-node="{id}" tabindex="0">'
+    name = escape(node.id, quote=True)
+    yield f'<g class="{kind}" id="tmb-{name}" data-node="{name}" tabindex="0">'
     yield f"<title>{escape(about(graph, node))}</title>"
     if node.kind == "operator":
         yield f'<circle cx="{at.x:.1f}" cy="{at.y:.1f}" r="{CIRCLE:g}"/>'

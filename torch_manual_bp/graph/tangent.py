@@ -12,7 +12,7 @@ from ..equations import Equation, Factor, Symbol, Table, Term
 
 
 def tangent_of(symbol: Symbol) -> Symbol:
-    """TX for X, of the same shape."""
+    """The symbol tX of X, of the same shape."""
     return Symbol(f"t{symbol.name}", symbol.shape, rf"\dot{{{symbol.latex}}}", f"tangent of {symbol.name}")
 
 

@@ -6,7 +6,7 @@ from .captions import bytes_text, shape_text
 from .layout import grid, places
 from .model import Graph, Node
 
-_CELL = 7  # letters of a column: a node and the arrow to the next
+_CELL = 8  # letters of a column: a node and the arrow to the next
 _RIGHT, _UP, _LINE, _RISE, _TURN = "▸", "▴", "─", "│", "┘"
 
 
@@ -31,8 +31,10 @@ def _picture(graph: Graph) -> list[str]:
         column, row = at[name]
         return _CELL * column + _CELL // 2, height - 1 - 2 * row
 
+    reach = {node.id: (len(_shown(node)) // 2, (len(_shown(node)) - 1) // 2) for node in graph.nodes}
     for edge in graph.of_pass("forward"):
-        _arrow(canvas, middle(edge.source), middle(edge.target), _half(graph, edge.source), _half(graph, edge.target))
+        (x, y), (to_x, to_y) = middle(edge.source), middle(edge.target)
+        _arrow(canvas, x + reach[edge.source][1] + 1, y, to_x, to_y, to_x - reach[edge.target][0] - 1)
     for node in graph.nodes:
         x, y = middle(node.id)
         shown = _shown(node)
@@ -41,30 +43,19 @@ def _picture(graph: Graph) -> list[str]:
 
 
 def _shown(node: Node) -> str:
-    return {"variable": "[%s]", "parameter": "{%s}", "operator": "(%s)"}[node.kind] % node.text
+    return {"variable": f"[{node.text}]", "parameter": f"{{{node.text}}}", "operator": f"({node.text})"}[node.kind]
 
 
-def _half(graph: Graph, name: str) -> int:
-    """How far a node reaches to its right from its middle."""
-    length = len(_shown(graph.node(name)))
-    return length - length // 2 - 1
-
-
-def _arrow(canvas: list[list[str]], start: tuple[int, int], end: tuple[int, int], out: int, into: int) -> None:
-    (x, y), (to_x, to_y) = start, end
-    if x != to_x:
-        stop = to_x if y != to_y else to_x - into - 1
-        for at in range(x + out + 1, stop):
-            canvas[y][at] = _LINE
-        if y == to_y:
-            canvas[y][stop - (into == 0) if canvas[y][stop] != " " else stop] = _RIGHT
-        else:
-            canvas[y][to_x] = _TURN
-    if y != to_y:
-        for at in range(to_y + 1, y):
-            canvas[at][to_x] = _RISE
-        if x == to_x or y - to_y > 1:
-            canvas[to_y + 1][to_x] = _UP
+def _arrow(canvas: list[list[str]], x: int, y: int, to_x: int, to_y: int, before: int) -> None:
+    """An arrow right from x to ``before`` its target at to_x; or up from y to to_y; or right and then up."""
+    if y == to_y:
+        canvas[y][x : before + 1] = [*_LINE * (before - x), _RIGHT]
+        return
+    if x < to_x:
+        canvas[y][x : to_x + 1] = [*_LINE * (to_x - x), _TURN]
+    for at in range(to_y + 2, y):
+        canvas[at][to_x] = _RISE
+    canvas[to_y + 1][to_x] = _UP
 
 
 def _rows(graph: Graph, direction: str) -> Iterator[tuple[str, ...]]:

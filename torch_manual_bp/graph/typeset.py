@@ -93,23 +93,26 @@ def equation_runs(text: str, symbols: Mapping[str, str]) -> Runs:
 
 
 def wrapped(runs: Runs, size: float, most: float) -> Sequence[Runs]:
-    """The runs in as few lines as fit, broken before a +, −, ⊙ or ·, or a shape."""
-    lines: list[list[Run]] = [[]]
-    for piece in _pieces(runs):
-        line = [*lines[-1], *piece]
-        if lines[-1] and width(tuple(line), size) > most:
-            lines.append([Run(piece[0].text.lstrip(" ·"), piece[0].bold, piece[0].raised), *piece[1:]])
-        else:
-            lines[-1] = line
-    return [tuple(line) for line in lines]
+    """The runs in as few lines as fit, broken before a +, −, ⊙ or ·, or a shape; in a shape only if there is no way."""
+    lines: list[Runs] = []
+    for piece in _pieces(runs, r"(?= [+−⊙·] |  \()"):
+        parts = _pieces(piece, "(?<=, )") if width(piece, size) > most else [piece]
+        for part in parts:
+            if lines and width((*lines[-1], *part), size) <= most:
+                lines[-1] = (*lines[-1], *part)
+            else:
+                first, *rest = part
+                lines.append((first._replace(text=first.text.lstrip(" ·") if lines else first.text), *rest))
+    return lines
 
 
-def _pieces(runs: Runs) -> list[list[Run]]:
+def _pieces(runs: Runs, before: str) -> list[Runs]:
+    """The runs cut wherever the pattern finds a place."""
     pieces: list[list[Run]] = [[]]
     for run in runs:
-        for at, text in enumerate(re.split(r"(?= [+−⊙·] |  \()", run.text)):
+        for at, text in enumerate(re.split(before, run.text)):
             if at:
                 pieces.append([])
             if text:
-                pieces[-1].append(Run(text, run.bold, run.raised))
-    return pieces
+                pieces[-1].append(run._replace(text=text))
+    return [tuple(piece) for piece in pieces if piece]
