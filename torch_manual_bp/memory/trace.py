@@ -41,10 +41,10 @@ def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3, worker: 
     folder.mkdir(parents=True, exist_ok=True)
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
-    if on_cuda:
-        torch.cuda.memory._record_memory_history()
-    try:
-        with profile(
+    history = History(torch.cuda.current_device(), context="all") if on_cuda else None
+    with (
+        history or nullcontext(),
+        profile(
             activities=activities, profile_memory=True, record_shapes=True, with_stack=True,
             schedule=schedule(wait=0, warmup=1, active=steps, repeat=1),
             on_trace_ready=tensorboard_trace_handler(str(folder), worker),
