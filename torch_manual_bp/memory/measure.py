@@ -1,7 +1,8 @@
 """How much memory did a call take, when, and which ops asked for it: exact to the byte, by the allocator's own events.
 
-Watching costs half a millisecond a call, to start and stop the profiler, and inside of it about 1 µs an op: a call of
-24 µs takes 50 µs while it is watched, one of 5 ms as long as ever.
+Watching costs half a millisecond to two milliseconds to start and stop the profiler, and inside of it about 1 µs an op:
+a call of 24 µs takes 50 µs while it is watched, one of 5 ms as long as ever. A profiler of somebody else that is still
+warming up cannot be seen from outside, and watching ends it.
 """
 
 import time
