@@ -104,11 +104,6 @@ def _rise(chain: list[str], edges: tuple[Edge, ...], placed: dict[str, Place]) -
         placed[name] = Place(top.column, start + step * position)
 
 
-def bends(source: Place, target: Place) -> bool:
-    """Whether an arrow goes right first, and then up."""
-    return source.column != target.column and source.row != target.row
-
-
 def grid(placed: Mapping[str, Place]) -> tuple[list[float], list[float]]:
     """The columns and the rows that are in use, in order."""
     return sorted({place.column for place in placed.values()}), sorted({place.row for place in placed.values()})
