@@ -39,7 +39,7 @@ class Recorder:
 
     on = False
 
-    def record(self, enabled, **options):
+    def record(self, enabled, *_, **options):
         self.on = enabled is not None
         self.calls.append(enabled or "stop")
 
@@ -55,7 +55,7 @@ def recorder(monkeypatch):
 
 def test_blocks_have_the_bytes_that_were_asked_for(recorder):
     measured = measure(lambda: recorder.calls.append("fn"), "cuda:1")
-    assert recorder.calls == ["wait for 1", "all", "fn", "wait for 1", "snapshot", "stop"]
+    assert recorder.calls == ["wait for 1", "all", "fn", "wait for 1", "wait for 1", "snapshot", "stop"]
     assert [held for _, held in measured.timeline] == [0, 1000, 1500, 1560, 560, 590]
     assert (measured.peak_bytes, measured.left_bytes) == (1560, 590)
     assert {block.device for block in measured.allocations} == {"cuda:1"}

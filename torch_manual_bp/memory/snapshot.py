@@ -11,23 +11,31 @@ from .measurement import Event
 
 
 class History:
-    """A context in which the history of one CUDA device is recorded.
+    """A context in which CUDA's history is recorded, of which the events of one device are of interest.
+
+    Args:
+        device: its number.
+        context: ``"all"`` records the Python stack of each event as well.
+
+    Attributes:
+        snapshot: what was recorded, as `torch.cuda.memory._snapshot` returns it.
 
     Raises:
         RuntimeError: on entry, if somebody else records already: the two would end each other.
     """
 
-    def __init__(self, device: int) -> None:
-        self.device = device
-        self._trace: list[Mapping[str, Any]] = []
+    snapshot: Mapping[str, Any]
+
+    def __init__(self, device: int, context: str | None = None) -> None:
+        self.device, self._context = device, context
 
     def __enter__(self) -> "History":
         if torch._C._cuda_isHistoryEnabled():
             raise RuntimeError(
-                "measure: CUDA's memory history is being recorded already (torch.cuda.memory._record_memory_history)"
+                "CUDA's memory history is being recorded already (torch.cuda.memory._record_memory_history)"
             )
         torch.cuda.synchronize(self.device)
-        torch.cuda.memory._record_memory_history("all", context=None, clear_history=True)
+        torch.cuda.memory._record_memory_history("all", self._context, "python", clear_history=True)
         return self
 
     def __exit__(
@@ -35,7 +43,8 @@ class History:
     ) -> None:
         try:
             if kind is None:
-                self._trace = torch.cuda.memory._snapshot()["device_traces"][self.device]
+                torch.cuda.synchronize(self.device)
+                self.snapshot = torch.cuda.memory._snapshot()
         finally:
             torch.cuda.memory._record_memory_history(None)
 
@@ -46,8 +55,9 @@ class History:
         dies (``free_requested``): until then its memory serves nobody else.
         """
         device = f"cuda:{self.device}"
-        paths = _paths(self._trace, (event for event in profiled if event.device == device and event.bytes > 0))
-        for entry in self._trace:
+        trace = self.snapshot["device_traces"][self.device]
+        paths = _paths(trace, (event for event in profiled if event.device == device and event.bytes > 0))
+        for entry in trace:
             if entry["action"] == "alloc":
                 waiting = paths.get(entry["addr"])
                 path = waiting.popleft() if waiting else ()

@@ -1,11 +1,15 @@
 """A trace of a few calls for TensorBoard, with its memory view."""
 
+import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch.autograd import profiler
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
+
+from .snapshot import History
 
 SNAPSHOT = "snapshot.pickle"
 
@@ -29,7 +33,7 @@ def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3, worker: 
     Raises:
         TypeError: fn cannot be called.
         ValueError: no steps.
-        RuntimeError: a profiler is running already.
+        RuntimeError: a profiler is running already, or CUDA's memory history is being recorded.
     """
     if not callable(fn):
         raise TypeError(f"trace: fn must be callable, got {type(fn).__name__}")
@@ -41,20 +45,18 @@ def trace(fn: Callable[[], object], folder: str | Path, steps: int = 3, worker: 
     folder.mkdir(parents=True, exist_ok=True)
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
-    if on_cuda:
-        torch.cuda.memory._record_memory_history()
-    try:
-        with profile(
+    history = History(torch.cuda.current_device(), context="all") if on_cuda else None
+    with (
+        history or nullcontext(),
+        profile(
             activities=activities, profile_memory=True, record_shapes=True, with_stack=True,
             schedule=schedule(wait=0, warmup=1, active=steps, repeat=1),
             on_trace_ready=tensorboard_trace_handler(str(folder), worker),
-        ) as recorded:  # fmt: skip
-            for _ in range(1 + steps):
-                fn()
-                recorded.step()
-        if on_cuda:
-            torch.cuda.memory._dump_snapshot(str(folder / SNAPSHOT))
-    finally:
-        if on_cuda:
-            torch.cuda.memory._record_memory_history(None)
+        ) as recorded,
+    ):  # fmt: skip
+        for _ in range(1 + steps):
+            fn()
+            recorded.step()
+    if history is not None:
+        (folder / SNAPSHOT).write_bytes(pickle.dumps(history.snapshot))
     return folder
