@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from graph.cases import BIASES, problem, tables
-from torch_manual_bp.equations import ACTIVATIONS, LOSSES, Coefficient, Equation, Table, table
+from torch_manual_bp.equations import (
+    ACTIVATIONS,
+    LOSSES,
+    SYMBOLS,
+    Coefficient,
+    Equation,
+    Factor,
+    Symbol,
+    Table,
+    Term,
+    table,
+)
 from torch_manual_bp.graph.derive import graph_of
 from torch_manual_bp.graph.tangent import tangents
 
@@ -84,8 +95,6 @@ def test_operators_of_biases_and_of_the_residual():
 
 def test_a_third_layer_is_drawn_from_its_equations():
     """Nothing here knows that there are two layers: another product and another φ give their own nodes."""
-    from torch_manual_bp.equations import Factor, Symbol, Term
-
     base = table("tanh", hidden_bias=False, output_bias=False)
     z, h, o, *rest = base
     w3 = Symbol("w3", ("q", "q"), r"\mathbf{W}^{(3)}")
@@ -97,6 +106,20 @@ def test_a_third_layer_is_drawn_from_its_equations():
     graph = graph_of(equations, backward=False, tangent=False)
     arrows = {(edge.source, edge.target) for edge in graph.of_pass("forward")}
     assert {("w3", "o-1"), ("p", "o-1"), ("p-1", "p"), ("o-1", "o")} <= arrows
+
+
+def test_each_part_of_a_gradient_comes_along_its_own_arrow():
+    """A net with a second way from x to o: dx has a part from each."""
+    base = {e.symbol: e for e in table("tanh", hidden_bias=False, output_bias=False)}
+    skip = Symbol("w3", ("q", "d"), r"\mathbf{W}^{(3)}")
+    x, do = Factor(SYMBOLS["x"]), Factor(SYMBOLS["do"])
+    around, back = Term((x, skip.T), join="matmul"), Term((do, Factor(skip)), join="matmul")
+    for name, term in (("o", around), ("dx", back)):
+        base[name] = replace(base[name], terms=(*base[name].terms, term))
+    equations = Table(list(base.values()), "tanh", "cross_entropy")
+    equations.givens = (*equations.givens, skip)
+    arrows = graph_of(equations, backward=True, tangent=False).of_pass("backward")
+    assert {(e.source, e.text) for e in arrows if e.target == "x"} == {("z-1", "dx = dz w1"), ("o-2", "dx = do w3")}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -97,7 +97,8 @@ def _read_again(table: Table, training: Plan, kept: set[str]) -> set[str]:
     """Of x, y and the parameters those that the backward pass reads; without ∂J/∂x, which nobody has asked for."""
     if "backward pass" not in training.phases:
         return set()
-    needed = {f"d{name}" for name in training.setting.trained}
+    made = {name for tensor in _waiting(training) for name in _symbols(tensor)}  # gradients of tiles: handed over
+    needed = {f"d{name}" for name in training.setting.trained} - made
     givens = {given.name for given in table.givens}
     read: set[str] = set()
     for equation in reversed(list(table)):

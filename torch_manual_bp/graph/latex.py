@@ -49,11 +49,7 @@ def parse(latex: str) -> Tree:
     Raises:
         ValueError: a command that is not known, or braces that do not match.
     """
-    reader = _Reader(latex)
-    tree = reader.row(closing="")
-    if reader.tokens:
-        raise ValueError(f"latex: unexpected {reader.tokens[-1]!r} in {latex!r}")
-    return tree
+    return _Reader(latex).row(closing="")
 
 
 class _Reader:
@@ -98,6 +94,8 @@ class _Reader:
         if not self.tokens:
             raise ValueError(f"latex: {self.latex!r} ends too early")
         token = self.tokens.pop()
+        if token == "}":
+            raise ValueError(f"latex: unexpected '}}' in {self.latex!r}")
         if token == "{":
             return self.row("}")
         if token.startswith("\\"):

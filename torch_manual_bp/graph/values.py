@@ -28,15 +28,16 @@ def run(table: Table, values: Mapping[str, Any]) -> dict[str, Facts]:
     Raises:
         KeyError, ValueError: as of `Table.evaluate`; a name that is not the table's.
     """
-    givens = {given.name for given in table.givens}
+    right = _written_by_us(table)
+    givens = {given.name for given in (*table.givens, *right.givens)}
     symbols = {equation.symbol for equation in table}
     unknown = set(values) - givens - symbols - {"weight_decay"}
     if unknown:
         known = ", ".join([*sorted(givens), "weight_decay", *(equation.symbol for equation in table)])
         raise ValueError(f"draw: values must be of {known}; got {', '.join(sorted(unknown))}")
     given = {name: value for name, value in values.items() if name not in symbols}
-    table.evaluate(given)  # its checks, with their words
-    reference = _by_autograd(table, given)
+    right.evaluate(given)  # its checks, with their words
+    reference = _by_autograd(right, given)
     facts = {name: Facts(norm=_norm(reference[name])) for name in givens}
     for equation in table:
         name, exact = equation.symbol, reference[equation.symbol]
@@ -64,7 +65,6 @@ def _error(mine: Tensor, exact: Tensor) -> float:
 
 def _by_autograd(table: Table, given: Mapping[str, Any]) -> dict[str, Any]:
     """All tensors by name: the forward equations' values, and their gradients by autograd."""
-    right = _written_by_us(table)
     gradients = [equation.symbol for equation in table if equation.direction == "backward"]
     known: dict[str, Any] = {"weight_decay": float(given.get("weight_decay", 0.0))}
     for symbol in table.givens:
@@ -72,7 +72,7 @@ def _by_autograd(table: Table, given: Mapping[str, Any]) -> dict[str, Any]:
         known[symbol.name] = value.double() if value.is_floating_point() else value
         if f"d{symbol.name}" in gradients:
             known[symbol.name] = known[symbol.name].clone().requires_grad_()
-    forward = [equation for equation in right if equation.direction == "forward"]
+    forward = [equation for equation in table if equation.direction == "forward"]
     with torch.enable_grad():
         for equation in forward:
             known[equation.symbol] = equation.evaluate(known)
@@ -83,9 +83,9 @@ def _by_autograd(table: Table, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _written_by_us(table: Table) -> Table:
     """The package's own table of the same net, so that a wrong forward equation is seen too; else the given one."""
-    names = {given.name for given in table.givens}
+    names = {equation.symbol for equation in table}
     if table.activation not in ACTIVATIONS:
         return table
-    ours = table_of(table.activation, table.loss, "b1" in names, "b2" in names)
+    ours = table_of(table.activation, table.loss, "db1" in names, "db2" in names)
     same = [equation.symbol for equation in ours] == [equation.symbol for equation in table]
     return ours if same else table
