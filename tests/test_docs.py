@@ -93,3 +93,8 @@ def test_files_that_the_documents_name_exist(name):
     }
     paths -= {"csrc/cpu/X.cpp", "csrc/cuda/X.cu"}  # X stands for any op
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_no_document_holds_the_marks_of_a_merge():
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert [path for path in documents if re.search("^(<{7}|>{7}) ", path.read_text(), re.MULTILINE)] == []
