@@ -1,0 +1,5 @@
+"""Second derivatives in closed form, in plain torch: products, diagonals, trace."""
+
+from .curvature import Curvature
+
+__all__ = ["Curvature"]

@@ -1,0 +1,184 @@
+"""The second derivatives of an objective at a point."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..autograd import door, state
+from ..nn import MLP, Objective
+from ..nn.lean import net_of
+from ..nn.mlp import is_untouched
+from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
+from . import diagonals, products
+from .rows import Rows, pass_over
+from .vectors import Blocks, Space, Vector
+
+T = TypeVar("T", Tensor, Blocks)
+
+
+class Curvature:
+    """∂²J/∂θ² of J = L + λ/2 (‖W1‖² + ‖W2‖²) at an MLP's parameters θ, on a batch, in closed form.
+
+    The forward pass and the backward pass down to ∂L/∂H are made once, here; every method reads them. No graph is made
+    or needed. The parameters are copied: a later training step does not change what this object says. x is not copied.
+
+    H is the Hessian; GGN the generalised Gauss–Newton matrix Σ_b (∂o_b/∂θ)ᵀ S_b (∂o_b/∂θ), with S_b = ∂²L/∂o_b², plus
+    λ on the weights: for these losses it is positive semidefinite, and the Fisher information of cross-entropy.
+    θ are all parameters in the order of ``mlp.parameters()``, frozen or not; n is their number. All is computed in
+    the parameters' dtype, float32 at least. At a kink of φ, φ″ is PyTorch's: relu's is 0 everywhere, and H differs from
+    the GGN all the same, in the blocks where W1 meets W2.
+
+    Args:
+        mlp: the net, or an `Objective` with the net, the loss and λ in it.
+        x: inputs, shape (..., d).
+        y: class indices, shape (...), or targets, shape (..., q).
+        row_weight: weight of each row, shape (...), as of `Objective.forward`.
+        loss: as of `Objective`.
+        weight_decay: as of `Objective`.
+        **options: what else `Objective` takes (reduction, label_smoothing, ignore_index, class_weight, validate).
+
+    Raises:
+        TypeError, ValueError: as of `Objective` and its ``forward``; options beside an Objective, which has its own.
+        RuntimeError: hooks on the net or its layers, which would be passed by; a call under torch.compile or
+            torch.func (make the object outside; its methods can be compiled).
+    """
+
+    def __init__(
+        self, mlp: MLP | Objective, x: Tensor, y: Tensor, row_weight: Tensor | None = None, *,
+        loss: str | None = None, weight_decay: float | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        op = "Curvature"
+        objective = _objective(mlp, loss, weight_decay, options)
+        net = net_of(objective.mlp, op)
+        if net.w1 is net.w2:
+            raise ValueError(f"{op}: fc1.weight and fc2.weight must be two tensors, got one")
+        given = door.lean_arguments(
+            x, y, *net[:4], objective.loss, objective.class_weight, row_weight, objective.validate, op
+        )  # fmt: skip
+        if given is None:
+            raise RuntimeError(f"{op}: is made eagerly, from plain tensors; its methods can be compiled")
+        dtype = sum_dtype(net.w1.dtype)
+        with torch.no_grad():
+            copies = {
+                name: None if (p := getattr(net, name)) is None else p.detach().to(dtype, copy=True)
+                for name in PARAMETERS
+            }
+            self._net = net._replace(**copies)  # type: ignore[arg-type]
+            self._goal = Goal(objective.loss, given.class_weight, float(objective.weight_decay))
+            y = given.y if objective.loss.takes_classes else given.y.detach().to(dtype)
+            self._batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
+        self._space = Space(Blocks(*self._net[:4]))
+        self._biases = (net.b1 is not None, net.b2 is not None)
+        self._scale = self._scale_of_the_loss()
+        with torch.no_grad(), state.without_autocast(x.device.type):
+            self._rows = pass_over(self._net, self._goal, self._batch, self._scale)
+
+    @property
+    def n(self) -> int:
+        """The number of parameters."""
+        return self._space.dimension
+
+    # -------------------------------------------------------------------------------------------------- products
+
+    def gradient(self) -> dict[str, Tensor]:
+        """∂J/∂θ, by the names of ``mlp.named_parameters()``."""
+        gradient = self._sum(lambda rows: diagonals.gradient(rows, *self._biases))
+        return self._space.named(self._decayed(gradient, Blocks(*self._net[:4])))
+
+    def hvp(self, v: Vector) -> Any:
+        """H v, in the form of v.
+
+        Args:
+            v: one vector: flat, shape (n,), in the order of ``torch.nn.utils.parameters_to_vector``; a dict by
+                parameter name; or a list in the order of ``mlp.parameters()``. Its dtype is that of the parameters,
+                float32 at least.
+
+        Raises:
+            TypeError, ValueError: v is none of these.
+        """
+        return self._product(v, products.hessian_product, "hvp", "v")
+
+    def hvp_block(self, V: Vector) -> Any:
+        """H v for each of k vectors in one pass, whose products are k times as wide.
+
+        Args:
+            V: k vectors as of `hvp`, with k in front: shape (k,n), or a dict or list of (k, …) tensors.
+
+        Raises:
+            TypeError, ValueError: as of `hvp`.
+        """
+        return self._product(V, products.hessian_product, "hvp_block", "V", block=True)
+
+    def ggnvp(self, v: Vector) -> Any:
+        """GGN v, in the form of v, which is as of `hvp`."""
+        return self._product(v, products.ggn_product, "ggnvp", "v")
+
+    def _product(
+        self, v: Vector, product: Callable[[Rows, Blocks], Blocks], op: str, name: str, block: bool = False
+    ) -> Any:
+        tangent, give_back = self._space.read(v, op, name, block)
+        return give_back(self._decayed(self._sum(lambda rows: product(rows, tangent)), tangent))
+
+    # ------------------------------------------------------------------------------------------------- diagonals
+
+    def diagonal(self) -> dict[str, Tensor]:
+        """∂²J/∂θ_i² for each parameter, by name; with the gradient it costs about one gradient more."""
+        return self._diagonal(ggn=False)
+
+    def ggn_diagonal(self) -> dict[str, Tensor]:
+        """The diagonal of the GGN, by name: never negative (but for weights below 0)."""
+        return self._diagonal(ggn=True)
+
+    def trace(self, *, ggn: bool = False) -> Tensor:
+        """Σ_i ∂²J/∂θ_i² (or the GGN's trace), 0-dim, without a product of the size of X."""
+        total = self._sum(lambda rows: diagonals.trace(rows, ggn, *self._biases))
+        return total + self._goal.weight_decay * (self._net.w1.numel() + self._net.w2.numel())
+
+    def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
+        diagonal = self._sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
+        return self._space.named(self._decayed(diagonal, diagonal.map(torch.ones_like)))
+
+    # ------------------------------------------------------------------------------------------------ what they share
+
+    def _sum(self, term: Callable[[Rows], T]) -> T:
+        """The sum over all rows of what ``term`` makes of some of them."""
+        with torch.no_grad(), state.without_autocast(self._space.device.type):
+            return term(self._rows)
+
+    def _decayed(self, blocks: Blocks, factor: Blocks) -> Blocks:
+        """``blocks`` + λ · ``factor`` in the weights, and not in the biases."""
+        decay = self._goal.weight_decay
+        if not decay:
+            return blocks
+        return blocks._replace(
+            w1=torch.add(blocks.w1, factor.w1, alpha=decay), w2=torch.add(blocks.w2, factor.w2, alpha=decay)
+        )
+
+    def _scale_of_the_loss(self) -> float | Tensor:
+        """1/N for a mean, 1 for a sum."""
+        loss, (_, y, row_weight) = self._goal.loss, self._batch
+        if loss.reduction == "sum":
+            return 1.0
+        N = loss.normalizer(y, self._goal.class_weight, row_weight) * loss.terms(self._net.sizes[2])
+        return N.to(self._space.dtype).reciprocal() if isinstance(N, Tensor) else 1 / N
+
+
+def _objective(
+    mlp: MLP | Objective, loss: str | None, weight_decay: float | None, options: dict[str, Any]
+) -> Objective:
+    if isinstance(mlp, Objective):
+        given = [name for name, value in (("loss", loss), ("weight_decay", weight_decay)) if value is not None]
+        if given or options:
+            names = ", ".join([*given, *options])
+            raise ValueError(f"Curvature: an Objective has its own {names}; give the mlp with options, or it alone")
+        objective = mlp
+    else:
+        objective = Objective(mlp, loss or "cross_entropy", weight_decay or 0.0, **options)
+    mlp = objective.mlp
+    if type(mlp).forward is not MLP.forward or not is_untouched(mlp):
+        raise RuntimeError(
+            f"Curvature: mlp ({type(mlp).__name__}) must not carry hooks or a forward of its own, which are not called"
+        )
+    return objective
