@@ -1,4 +1,4 @@
-"""Second derivatives in closed form, in plain torch: products, diagonals, trace."""
+"""Second derivatives in closed form, in plain torch: products, diagonals, trace, the matrix and its blocks."""
 
 from .curvature import Curvature
 

@@ -11,11 +11,12 @@ from ..nn import MLP, Objective
 from ..nn.lean import net_of
 from ..nn.mlp import is_untouched
 from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
-from . import diagonals, products
+from . import dense, diagonals, products
+from .dense import Layer
 from .rows import Rows, pass_over
 from .vectors import Blocks, Space, Vector
 
-T = TypeVar("T", Tensor, Blocks)
+T = TypeVar("T")
 
 
 class Curvature:
@@ -71,6 +72,9 @@ class Curvature:
             self._batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
         self._space = Space(Blocks(*self._net[:4]))
         self._biases = (net.b1 is not None, net.b2 is not None)
+        d, h, q = self._net.sizes
+        first = Layer(0, h, d, self._biases[0])
+        self._layers = (first, Layer(first.stop, q, h, self._biases[1]))
         self._scale = self._scale_of_the_loss()
         with torch.no_grad(), state.without_autocast(x.device.type):
             self._rows = pass_over(self._net, self._goal, self._batch, self._scale)
@@ -139,6 +143,55 @@ class Curvature:
     def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
         diagonal = self._sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
         return self._space.named(self._decayed(diagonal, diagonal.map(torch.ones_like)))
+
+    # -------------------------------------------------------------------------------------------------- matrices
+
+    def dense(self, *, ggn: bool = False) -> Tensor:
+        """H (or the GGN), shape (n,n), in the order of ``torch.nn.utils.parameters_to_vector``.
+
+        Three large matrix products, where symmetric blocks are computed once. It takes n² numbers of memory, and some
+        of the size of its largest block of one layer's pairs.
+        """
+        parts = self._sum(lambda rows: dense.parts(rows, ggn, *self._biases))
+        return dense.assembled(*parts, self._layers, self._goal.weight_decay)
+
+    def blocks(self, kind: str = "layer", *, ggn: bool = False) -> Any:
+        """Exact blocks on H's (or the GGN's) diagonal.
+
+        Args:
+            kind: ``"layer"``: a dict ``{"fc1": (h(d+1), h(d+1)), "fc2": (q(h+1), q(h+1))}``, each in its layer's own
+                order, weight and then bias. ``"hidden_unit"``: X̃ᵀ diag(w_:j) X̃, shape (h,d+1,d+1), of row j of W1
+                and b1_j. ``"output"``: H̃ᵀ diag(S_d,:k) H̃, shape (q,h+1,h+1), of row k of W2 and b2_k. Without a bias
+                each is smaller by it. The last two take one matrix product.
+            ggn: of the GGN.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        decay, (first, second) = self._goal.weight_decay, self._layers
+        if kind == "layer":
+            sums = (
+                self._sum(lambda rows: dense.first_layer(rows, ggn, first.bias)),
+                self._sum(lambda rows: dense.second_layer(rows, second.bias)),
+            )
+            return {
+                name: dense.layer_block(block, layer._replace(start=0), decay)
+                for name, block, layer in zip(("fc1", "fc2"), sums, self._layers, strict=True)
+            }
+        if kind == "hidden_unit":
+            layer, blocks = (
+                first,
+                self._sum(lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)),
+            )
+        elif kind == "output":
+            layer, blocks = (
+                second,
+                self._sum(lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)),
+            )
+        else:
+            raise ValueError(f"blocks: kind must be one of layer, hidden_unit, output; got {kind!r}")
+        blocks.diagonal(dim1=1, dim2=2)[:, : layer.inputs] += decay
+        return blocks
 
     # ------------------------------------------------------------------------------------------------ what they share
 
