@@ -11,8 +11,11 @@ from ..nn import MLP, Objective
 from ..nn.lean import net_of
 from ..nn.mlp import is_untouched
 from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
-from . import dense, diagonals, products
+from . import dense, diagonals, inputs, kfac, products
 from .dense import Layer
+from .kfac import Kronecker
+from .lanczos import WHICH, lanczos
+from .low_rank import LowRank
 from .rows import Rows, pass_over
 from .vectors import Blocks, Space, Vector
 
@@ -75,6 +78,7 @@ class Curvature:
         d, h, q = self._net.sizes
         first = Layer(0, h, d, self._biases[0])
         self._layers = (first, Layer(first.stop, q, h, self._biases[1]))
+        self._lead = x.shape[:-1]
         self._scale = self._scale_of_the_loss()
         with torch.no_grad(), state.without_autocast(x.device.type):
             self._rows = pass_over(self._net, self._goal, self._batch, self._scale)
@@ -193,12 +197,102 @@ class Curvature:
         blocks.diagonal(dim1=1, dim2=2)[:, : layer.inputs] += decay
         return blocks
 
+    def kfac(self) -> dict[str, Kronecker]:
+        """Kronecker factors of the GGN of L, by layer ("fc1", "fc2"): the layer's block is about G ⊗ A, without λ.
+
+        A = ÃᵀÃ / B of the layer's inputs, G = Σ_b of the curvature in its outputs. Exact for one row.
+        """
+        sums = self._sum(lambda rows: kfac.sums(rows, *self._biases))
+        return {"fc1": Kronecker(sums.xx / sums.rows, sums.G1), "fc2": Kronecker(sums.hh / sums.rows, sums.G2)}
+
+    # -------------------------------------------------------------------------------------------------- spectrum
+
+    def eigsh(
+        self, k: int = 6, *, which: str = "LM", ggn: bool = False, tolerance: float | None = None,
+        max_steps: int = 500, generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """K eigenvalues (k,) of H (or the GGN) at an end of its spectrum, and eigenvectors (n,k), by Lanczos.
+
+        An eigenvalue that is there several times may be found fewer times. Each step takes one product and keeps one
+        vector of n numbers.
+
+        Args:
+            k: how many, 1 ≤ k ≤ n.
+            which: "LM" (largest magnitude first), "LA" (largest first) or "SA" (smallest first).
+            ggn: of the GGN.
+            tolerance: of the residuals ‖H u − θ u‖, relative to the largest |θ|; None for ε^⅔ of the dtype.
+            max_steps: the most products.
+            generator: of the random start.
+
+        Raises:
+            ValueError: k or which out of range.
+            RuntimeError: not converged within max_steps.
+        """
+        if not 1 <= k <= self.n:
+            raise ValueError(f"eigsh: k must be between 1 and n = {self.n}, got {k}")
+        if which not in WHICH:
+            raise ValueError(f"eigsh: which must be one of {', '.join(WHICH)}; got {which!r}")
+        dtype, device = self._space.dtype, self._space.device
+        start = torch.randn(self.n, dtype=dtype, device=device, generator=generator)
+        if tolerance is None:
+            tolerance = torch.finfo(dtype).eps ** (2 / 3)
+        return lanczos(self.ggnvp if ggn else self.hvp, start, k, which, tolerance, max_steps)
+
+    def low_rank(self, k: int = 6, *, ggn: bool = False, **options: Any) -> LowRank:
+        """U diag(λ) Uᵀ + diag(δ): the k leading eigenpairs, and the δ that makes the diagonal exact.
+
+        Args:
+            k: the rank.
+            ggn: of the GGN.
+            **options: as of `eigsh`.
+
+        Raises:
+            ValueError, RuntimeError: as of `eigsh`.
+        """
+        values, vectors = self.eigsh(k, ggn=ggn, **options)
+        diagonal = torch.cat([part.flatten() for part in self._diagonal(ggn).values()])
+        return LowRank(values, vectors, diagonal - (vectors.square() * values).sum(1))
+
+    def to_scipy(self, *, ggn: bool = False) -> Any:
+        """H (or the GGN) as a ``scipy.sparse.linalg.LinearOperator`` of shape (n,n), on numpy arrays.
+
+        Raises:
+            ModuleNotFoundError: there is no scipy.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        product = products.ggn_product if ggn else products.hessian_product
+
+        def times(columns: Any) -> Any:
+            V = torch.as_tensor(columns.T).to(self._space.device, self._space.dtype).reshape(-1, self.n)
+            result = self._product(V, product, "to_scipy", "V", block=True).cpu().numpy()
+            return result.T.reshape(columns.shape)
+
+        dtype = torch.empty(0, dtype=self._space.dtype).numpy().dtype
+        return LinearOperator((self.n, self.n), matvec=times, rmatvec=times, matmat=times, rmatmat=times, dtype=dtype)
+
+    # ---------------------------------------------------------------------------------------------------- inputs
+
+    def input_hessian(self) -> Tensor:
+        """∂²J/∂x_b² of each row, shape (...,d,d) for x (...,d); rows are independent, so this is all there is."""
+        d = self._net.sizes[0]
+        return self._each(inputs.input_hessian).view(*self._lead, d, d)
+
+    def laplacian(self) -> Tensor:
+        """Σ_i ∂²o_k/∂x_i² of the outputs (not of the loss), shape (...,q): one product, as a PINN asks for."""
+        return self._each(inputs.laplacian).view(*self._lead, self._net.sizes[2])
+
     # ------------------------------------------------------------------------------------------------ what they share
 
     def _sum(self, term: Callable[[Rows], T]) -> T:
         """The sum over all rows of what ``term`` makes of some of them."""
         with torch.no_grad(), state.without_autocast(self._space.device.type):
             return term(self._rows)
+
+    def _each(self, of: Callable[[Rows], Tensor]) -> Tensor:
+        """What ``of`` makes of each row, for all of them."""
+        with torch.no_grad(), state.without_autocast(self._space.device.type):
+            return of(self._rows)
 
     def _decayed(self, blocks: Blocks, factor: Blocks) -> Blocks:
         """``blocks`` + λ · ``factor`` in the weights, and not in the biases."""
