@@ -30,7 +30,7 @@ def test_a_matrix_with_few_distinct_eigenvalues_is_exhausted():
     H = torch.diag(torch.tensor([3.0, 3, 2] + [1.0] * 97, dtype=torch.float64))
     products = []
     values, vectors = lanczos(
-        lambda v: products.append(v) or H @ v, torch.randn(100, dtype=torch.float64), 4, "LA", 1e-10, 100
+        lambda v: products.append(v) or H @ v, lambda: torch.randn(100, dtype=torch.float64), 4, "LA", 1e-10, 100
     )
     assert_equal(values, torch.tensor([3.0, 3, 2, 1], dtype=torch.float64))
     assert_equal(H @ vectors, values * vectors)

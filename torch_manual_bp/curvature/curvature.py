@@ -1,14 +1,14 @@
 """The second derivatives of an objective at a point."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..autograd import door, state
+from ..autograd import door
 from ..nn import MLP, Objective
-from ..nn.lean import net_of
+from ..nn.lean import group_of, net_of
 from ..nn.mlp import is_untouched
 from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
 from . import dense, diagonals, inputs, kfac, products
@@ -16,10 +16,9 @@ from .dense import Layer
 from .kfac import Kronecker
 from .lanczos import WHICH, lanczos
 from .low_rank import LowRank
-from .rows import Rows, pass_over
+from .passes import Passes
+from .rows import Rows
 from .vectors import Blocks, Space, Vector
-
-T = TypeVar("T")
 
 
 class Curvature:
@@ -41,21 +40,30 @@ class Curvature:
         row_weight: weight of each row, shape (...), as of `Objective.forward`.
         loss: as of `Objective`.
         weight_decay: as of `Objective`.
+        tile_rows: None keeps the pass over all rows. A number makes it anew in each call, that many rows at a time, and
+            adds up: memory does not grow with the batch, and each call takes two products more.
+        process_group: the processes whose rows make up the batch together. Every method is then called by all of them,
+            with the same arguments, and returns the same on each: of the whole batch, but for the inputs' derivatives.
+        local: where there are several processes, leave each to itself.
         **options: what else `Objective` takes (reduction, label_smoothing, ignore_index, class_weight, validate).
 
     Raises:
         TypeError, ValueError: as of `Objective` and its ``forward``; options beside an Objective, which has its own.
-        RuntimeError: hooks on the net or its layers, which would be passed by; a call under torch.compile or
-            torch.func (make the object outside; its methods can be compiled).
+        RuntimeError: hooks on the net or its layers, which would be passed by; several processes, and neither
+            process_group nor local; a call under torch.compile or torch.func (make the object outside; its methods
+            can be compiled).
     """
 
     def __init__(
         self, mlp: MLP | Objective, x: Tensor, y: Tensor, row_weight: Tensor | None = None, *,
-        loss: str | None = None, weight_decay: float | None = None, **options: Any,
+        loss: str | None = None, weight_decay: float | None = None, tile_rows: int | None = None,
+        process_group: Any = None, local: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         op = "Curvature"
         objective = _objective(mlp, loss, weight_decay, options)
-        net = net_of(objective.mlp, op)
+        net, group = net_of(objective.mlp, op), group_of(process_group, local, op)
+        if tile_rows is not None and (not isinstance(tile_rows, int) or isinstance(tile_rows, bool) or tile_rows < 1):
+            raise ValueError(f"{op}: tile_rows must be None or a positive int, got {tile_rows!r}")
         if net.w1 is net.w2:
             raise ValueError(f"{op}: fc1.weight and fc2.weight must be two tensors, got one")
         given = door.lean_arguments(
@@ -72,16 +80,14 @@ class Curvature:
             self._net = net._replace(**copies)  # type: ignore[arg-type]
             self._goal = Goal(objective.loss, given.class_weight, float(objective.weight_decay))
             y = given.y if objective.loss.takes_classes else given.y.detach().to(dtype)
-            self._batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
+            batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
         self._space = Space(Blocks(*self._net[:4]))
         self._biases = (net.b1 is not None, net.b2 is not None)
         d, h, q = self._net.sizes
         first = Layer(0, h, d, self._biases[0])
         self._layers = (first, Layer(first.stop, q, h, self._biases[1]))
         self._lead = x.shape[:-1]
-        self._scale = self._scale_of_the_loss()
-        with torch.no_grad(), state.without_autocast(x.device.type):
-            self._rows = pass_over(self._net, self._goal, self._batch, self._scale)
+        self._passes = Passes(self._net, self._goal, batch, tile_rows, group)
 
     @property
     def n(self) -> int:
@@ -92,7 +98,7 @@ class Curvature:
 
     def gradient(self) -> dict[str, Tensor]:
         """∂J/∂θ, by the names of ``mlp.named_parameters()``."""
-        gradient = self._sum(lambda rows: diagonals.gradient(rows, *self._biases))
+        gradient = self._passes.sum(lambda rows: diagonals.gradient(rows, *self._biases))
         return self._space.named(self._decayed(gradient, Blocks(*self._net[:4])))
 
     def hvp(self, v: Vector) -> Any:
@@ -127,7 +133,7 @@ class Curvature:
         self, v: Vector, product: Callable[[Rows, Blocks], Blocks], op: str, name: str, block: bool = False
     ) -> Any:
         tangent, give_back = self._space.read(v, op, name, block)
-        return give_back(self._decayed(self._sum(lambda rows: product(rows, tangent)), tangent))
+        return give_back(self._decayed(self._passes.sum(lambda rows: product(rows, tangent)), tangent))
 
     # ------------------------------------------------------------------------------------------------- diagonals
 
@@ -141,11 +147,11 @@ class Curvature:
 
     def trace(self, *, ggn: bool = False) -> Tensor:
         """Σ_i ∂²J/∂θ_i² (or the GGN's trace), 0-dim, without a product of the size of X."""
-        total = self._sum(lambda rows: diagonals.trace(rows, ggn, *self._biases))
+        total = self._passes.sum(lambda rows: diagonals.trace(rows, ggn, *self._biases))
         return total + self._goal.weight_decay * (self._net.w1.numel() + self._net.w2.numel())
 
     def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
-        diagonal = self._sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
+        diagonal = self._passes.sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
         return self._space.named(self._decayed(diagonal, diagonal.map(torch.ones_like)))
 
     # -------------------------------------------------------------------------------------------------- matrices
@@ -156,7 +162,7 @@ class Curvature:
         Three large matrix products, where symmetric blocks are computed once. It takes n² numbers of memory, and some
         of the size of its largest block of one layer's pairs.
         """
-        parts = self._sum(lambda rows: dense.parts(rows, ggn, *self._biases))
+        parts = self._passes.sum(lambda rows: dense.parts(rows, ggn, *self._biases))
         return dense.assembled(*parts, self._layers, self._goal.weight_decay)
 
     def blocks(self, kind: str = "layer", *, ggn: bool = False) -> Any:
@@ -175,8 +181,8 @@ class Curvature:
         decay, (first, second) = self._goal.weight_decay, self._layers
         if kind == "layer":
             sums = (
-                self._sum(lambda rows: dense.first_layer(rows, ggn, first.bias)),
-                self._sum(lambda rows: dense.second_layer(rows, second.bias)),
+                self._passes.sum(lambda rows: dense.first_layer(rows, ggn, first.bias)),
+                self._passes.sum(lambda rows: dense.second_layer(rows, second.bias)),
             )
             return {
                 name: dense.layer_block(block, layer._replace(start=0), decay)
@@ -185,12 +191,14 @@ class Curvature:
         if kind == "hidden_unit":
             layer, blocks = (
                 first,
-                self._sum(lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)),
+                self._passes.sum(
+                    lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)
+                ),
             )
         elif kind == "output":
             layer, blocks = (
                 second,
-                self._sum(lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)),
+                self._passes.sum(lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)),
             )
         else:
             raise ValueError(f"blocks: kind must be one of layer, hidden_unit, output; got {kind!r}")
@@ -202,7 +210,7 @@ class Curvature:
 
         A = ÃᵀÃ / B of the layer's inputs, G = Σ_b of the curvature in its outputs. Exact for one row.
         """
-        sums = self._sum(lambda rows: kfac.sums(rows, *self._biases))
+        sums = self._passes.sum(lambda rows: kfac.sums(rows, *self._biases))
         return {"fc1": Kronecker(sums.xx / sums.rows, sums.G1), "fc2": Kronecker(sums.hh / sums.rows, sums.G2)}
 
     # -------------------------------------------------------------------------------------------------- spectrum
@@ -222,7 +230,7 @@ class Curvature:
             ggn: of the GGN.
             tolerance: of the residuals ‖H u − θ u‖, relative to the largest |θ|; None for ε^⅔ of the dtype.
             max_steps: the most products.
-            generator: of the random start.
+            generator: of the random vectors that it starts from.
 
         Raises:
             ValueError: k or which out of range.
@@ -233,10 +241,14 @@ class Curvature:
         if which not in WHICH:
             raise ValueError(f"eigsh: which must be one of {', '.join(WHICH)}; got {which!r}")
         dtype, device = self._space.dtype, self._space.device
-        start = torch.randn(self.n, dtype=dtype, device=device, generator=generator)
         if tolerance is None:
             tolerance = torch.finfo(dtype).eps ** (2 / 3)
-        return lanczos(self.ggnvp if ggn else self.hvp, start, k, which, tolerance, max_steps)
+
+        def random() -> Tensor:
+            v = torch.randn(self.n, dtype=dtype, device=device, generator=generator)
+            return self._passes.same_everywhere(v)
+
+        return lanczos(self.ggnvp if ggn else self.hvp, random, k, which, tolerance, max_steps)
 
     def low_rank(self, k: int = 6, *, ggn: bool = False, **options: Any) -> LowRank:
         """U diag(λ) Uᵀ + diag(δ): the k leading eigenpairs, and the δ that makes the diagonal exact.
@@ -276,23 +288,13 @@ class Curvature:
     def input_hessian(self) -> Tensor:
         """∂²J/∂x_b² of each row, shape (...,d,d) for x (...,d); rows are independent, so this is all there is."""
         d = self._net.sizes[0]
-        return self._each(inputs.input_hessian).view(*self._lead, d, d)
+        return self._passes.each(inputs.input_hessian).view(*self._lead, d, d)
 
     def laplacian(self) -> Tensor:
         """Σ_i ∂²o_k/∂x_i² of the outputs (not of the loss), shape (...,q): one product, as a PINN asks for."""
-        return self._each(inputs.laplacian).view(*self._lead, self._net.sizes[2])
+        return self._passes.each(inputs.laplacian).view(*self._lead, self._net.sizes[2])
 
     # ------------------------------------------------------------------------------------------------ what they share
-
-    def _sum(self, term: Callable[[Rows], T]) -> T:
-        """The sum over all rows of what ``term`` makes of some of them."""
-        with torch.no_grad(), state.without_autocast(self._space.device.type):
-            return term(self._rows)
-
-    def _each(self, of: Callable[[Rows], Tensor]) -> Tensor:
-        """What ``of`` makes of each row, for all of them."""
-        with torch.no_grad(), state.without_autocast(self._space.device.type):
-            return of(self._rows)
 
     def _decayed(self, blocks: Blocks, factor: Blocks) -> Blocks:
         """``blocks`` + λ · ``factor`` in the weights, and not in the biases."""
@@ -302,14 +304,6 @@ class Curvature:
         return blocks._replace(
             w1=torch.add(blocks.w1, factor.w1, alpha=decay), w2=torch.add(blocks.w2, factor.w2, alpha=decay)
         )
-
-    def _scale_of_the_loss(self) -> float | Tensor:
-        """1/N for a mean, 1 for a sum."""
-        loss, (_, y, row_weight) = self._goal.loss, self._batch
-        if loss.reduction == "sum":
-            return 1.0
-        N = loss.normalizer(y, self._goal.class_weight, row_weight) * loss.terms(self._net.sizes[2])
-        return N.to(self._space.dtype).reciprocal() if isinstance(N, Tensor) else 1 / N
 
 
 def _objective(

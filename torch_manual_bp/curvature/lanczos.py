@@ -9,7 +9,12 @@ WHICH = ("LM", "LA", "SA")
 
 
 def lanczos(
-    product: Callable[[Tensor], Tensor], start: Tensor, k: int, which: str, tolerance: float, max_steps: int
+    product: Callable[[Tensor], Tensor],
+    random: Callable[[], Tensor],
+    k: int,
+    which: str,
+    tolerance: float,
+    max_steps: int,
 ) -> tuple[Tensor, Tensor]:
     """The k eigenvalues at an end of the spectrum (k,), the first in ``which`` order, and eigenvectors (n,k).
 
@@ -20,7 +25,7 @@ def lanczos(
 
     Args:
         product: v ↦ A v for v (n,).
-        start: a vector (n,), not 0.
+        random: a random vector (n,), each time another.
         k: how many.
         which: "LM" (largest magnitude), "LA" (largest), "SA" (smallest).
         tolerance: of the residuals.
@@ -29,6 +34,7 @@ def lanczos(
     Raises:
         RuntimeError: not converged within max_steps; the message says how far it came.
     """
+    start = random()
     n = len(start)
     Q = start.new_empty(min(n, max_steps) + 1, n)
     Q[0] = start / start.norm()
@@ -64,7 +70,7 @@ def lanczos(
                 vectors = Q[: step + 1].t() @ s[:, chosen].to(Q)
                 return theta[chosen].to(Q), vectors / vectors.norm(dim=0)
         if exhausted:
-            r, beta = _orthogonal(torch.randn_like(r), Q[: step + 1]), 0.0
+            r, beta = _orthogonal(random(), Q[: step + 1]), 0.0
         off.append(beta)
         Q[step + 1] = r / r.norm()
     raise RuntimeError(
