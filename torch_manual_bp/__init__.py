@@ -14,18 +14,20 @@ from . import equations, functional, kernels
 from .nn import MLP, Objective
 
 if TYPE_CHECKING:
-    from . import graph, memory, pipeline
+    from . import curvature, graph, memory, pipeline
 
 try:
     __version__ = version("torch_manual_bp")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MLP", "Objective", "__version__", "equations", "functional", "graph", "kernels", "memory", "pipeline"]
+__all__ = [
+    "MLP", "Objective", "__version__", "curvature", "equations", "functional", "graph", "kernels", "memory", "pipeline",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """`graph`, `memory` and `pipeline` when they are asked for: what they import takes longer than all the rest."""
-    if name in ("graph", "memory", "pipeline"):
+    """The packages that load when they are asked for: what they import takes longer than all the rest."""
+    if name in ("curvature", "graph", "memory", "pipeline"):
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

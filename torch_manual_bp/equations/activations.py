@@ -47,6 +47,11 @@ class Activation:
     binary_slope: float | None = None
     module: Callable[[], nn.Module] | None = field(default=None, compare=False)
 
+    @property
+    def is_piecewise_linear(self) -> bool:
+        """Whether φ″ is 0 wherever there is one."""
+        return self.latex[2] == "0"
+
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
 

@@ -1,0 +1,325 @@
+"""The second derivatives of an objective at a point."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd import door
+from ..nn import MLP, Objective
+from ..nn.lean import group_of, net_of
+from ..nn.mlp import is_untouched
+from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
+from . import dense, diagonals, inputs, kfac, products
+from .dense import Layer
+from .kfac import Kronecker
+from .lanczos import WHICH, lanczos
+from .low_rank import LowRank
+from .passes import Passes
+from .rows import Rows
+from .vectors import Blocks, Space, Vector
+
+
+class Curvature:
+    """∂²J/∂θ² of J = L + λ/2 (‖W1‖² + ‖W2‖²) at an MLP's parameters θ, on a batch, in closed form.
+
+    The forward pass and the backward pass down to ∂L/∂H are made once, here; every method reads them. No graph is made
+    or needed. The parameters are copied: a later training step does not change what this object says. x is not copied.
+
+    H is the Hessian; GGN the generalised Gauss–Newton matrix Σ_b (∂o_b/∂θ)ᵀ S_b (∂o_b/∂θ), with S_b = ∂²L/∂o_b², plus
+    λ on the weights: for these losses it is positive semidefinite, and the Fisher information of cross-entropy.
+    θ are all parameters in the order of ``mlp.parameters()``, frozen or not; n is their number. All is computed in
+    the parameters' dtype, float32 at least. At a kink of φ, φ″ is PyTorch's: relu's is 0 everywhere, and H differs from
+    the GGN all the same, in the blocks where W1 meets W2.
+
+    Args:
+        mlp: the net, or an `Objective` with the net, the loss and λ in it.
+        x: inputs, shape (..., d).
+        y: class indices, shape (...), or targets, shape (..., q).
+        row_weight: weight of each row, shape (...), as of `Objective.forward`.
+        loss: as of `Objective`.
+        weight_decay: as of `Objective`.
+        tile_rows: None keeps the pass over all rows. A number makes it anew in each call, that many rows at a time, and
+            adds up: memory does not grow with the batch, and each call takes two products more.
+        process_group: the processes whose rows make up the batch together. Every method is then called by all of them,
+            with the same arguments, and returns the same on each: of the whole batch, but for the inputs' derivatives.
+        local: where there are several processes, leave each to itself.
+        **options: what else `Objective` takes (reduction, label_smoothing, ignore_index, class_weight, validate).
+
+    Raises:
+        TypeError, ValueError: as of `Objective` and its ``forward``; options beside an Objective, which has its own.
+        RuntimeError: hooks on the net or its layers, which would be passed by; several processes, and neither
+            process_group nor local; a call under torch.compile or torch.func (make the object outside; its methods
+            can be compiled).
+    """
+
+    def __init__(
+        self, mlp: MLP | Objective, x: Tensor, y: Tensor, row_weight: Tensor | None = None, *,
+        loss: str | None = None, weight_decay: float | None = None, tile_rows: int | None = None,
+        process_group: Any = None, local: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        op = "Curvature"
+        objective = _objective(mlp, loss, weight_decay, options)
+        net, group = net_of(objective.mlp, op), group_of(process_group, local, op)
+        if tile_rows is not None and (not isinstance(tile_rows, int) or isinstance(tile_rows, bool) or tile_rows < 1):
+            raise ValueError(f"{op}: tile_rows must be None or a positive int, got {tile_rows!r}")
+        if net.w1 is net.w2:
+            raise ValueError(f"{op}: fc1.weight and fc2.weight must be two tensors, got one")
+        given = door.lean_arguments(
+            x, y, *net[:4], objective.loss, objective.class_weight, row_weight, objective.validate, op
+        )  # fmt: skip
+        if given is None:
+            raise RuntimeError(f"{op}: is made eagerly, from plain tensors; its methods can be compiled")
+        dtype = sum_dtype(net.w1.dtype)
+        with torch.no_grad():
+            copies = {
+                name: None if (p := getattr(net, name)) is None else p.detach().to(dtype, copy=True)
+                for name in PARAMETERS
+            }
+            self._net = net._replace(**copies)  # type: ignore[arg-type]
+            self._goal = Goal(objective.loss, given.class_weight, float(objective.weight_decay))
+            y = given.y if objective.loss.takes_classes else given.y.detach().to(dtype)
+            batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
+        self._space = Space(Blocks(*self._net[:4]))
+        self._biases = (net.b1 is not None, net.b2 is not None)
+        d, h, q = self._net.sizes
+        first = Layer(0, h, d, self._biases[0])
+        self._layers = (first, Layer(first.stop, q, h, self._biases[1]))
+        self._lead = x.shape[:-1]
+        self._passes = Passes(self._net, self._goal, batch, tile_rows, group)
+
+    @property
+    def n(self) -> int:
+        """The number of parameters."""
+        return self._space.dimension
+
+    # -------------------------------------------------------------------------------------------------- products
+
+    def gradient(self) -> dict[str, Tensor]:
+        """∂J/∂θ, by the names of ``mlp.named_parameters()``."""
+        gradient = self._passes.sum(lambda rows: diagonals.gradient(rows, *self._biases))
+        return self._space.named(self._decayed(gradient, Blocks(*self._net[:4])))
+
+    def hvp(self, v: Vector) -> Any:
+        """H v, in the form of v.
+
+        Args:
+            v: one vector: flat, shape (n,), in the order of ``torch.nn.utils.parameters_to_vector``; a dict by
+                parameter name; or a list in the order of ``mlp.parameters()``. Its dtype is that of the parameters,
+                float32 at least.
+
+        Raises:
+            TypeError, ValueError: v is none of these.
+        """
+        return self._product(v, products.hessian_product, "hvp", "v")
+
+    def hvp_block(self, V: Vector) -> Any:
+        """H v for each of k vectors in one pass, whose products are k times as wide.
+
+        Args:
+            V: k vectors as of `hvp`, with k in front: shape (k,n), or a dict or list of (k, …) tensors.
+
+        Raises:
+            TypeError, ValueError: as of `hvp`.
+        """
+        return self._product(V, products.hessian_product, "hvp_block", "V", block=True)
+
+    def ggnvp(self, v: Vector) -> Any:
+        """GGN v, in the form of v, which is as of `hvp`."""
+        return self._product(v, products.ggn_product, "ggnvp", "v")
+
+    def _product(
+        self, v: Vector, product: Callable[[Rows, Blocks], Blocks], op: str, name: str, block: bool = False
+    ) -> Any:
+        tangent, give_back = self._space.read(v, op, name, block)
+        return give_back(self._decayed(self._passes.sum(lambda rows: product(rows, tangent)), tangent))
+
+    # ------------------------------------------------------------------------------------------------- diagonals
+
+    def diagonal(self) -> dict[str, Tensor]:
+        """∂²J/∂θ_i² for each parameter, by name; with the gradient it costs about one gradient more."""
+        return self._diagonal(ggn=False)
+
+    def ggn_diagonal(self) -> dict[str, Tensor]:
+        """The diagonal of the GGN, by name: never negative (but for weights below 0)."""
+        return self._diagonal(ggn=True)
+
+    def trace(self, *, ggn: bool = False) -> Tensor:
+        """Σ_i ∂²J/∂θ_i² (or the GGN's trace), 0-dim, without a product of the size of X."""
+        total = self._passes.sum(lambda rows: diagonals.trace(rows, ggn, *self._biases))
+        return total + self._goal.weight_decay * (self._net.w1.numel() + self._net.w2.numel())
+
+    def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
+        diagonal = self._passes.sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
+        return self._space.named(self._decayed(diagonal, diagonal.map(torch.ones_like)))
+
+    # -------------------------------------------------------------------------------------------------- matrices
+
+    def dense(self, *, ggn: bool = False) -> Tensor:
+        """H (or the GGN), shape (n,n), in the order of ``torch.nn.utils.parameters_to_vector``.
+
+        Three large matrix products, where symmetric blocks are computed once. It takes n² numbers of memory, and some
+        of the size of its largest block of one layer's pairs.
+        """
+        parts = self._passes.sum(lambda rows: dense.parts(rows, ggn, *self._biases))
+        return dense.assembled(*parts, self._layers, self._goal.weight_decay)
+
+    def blocks(self, kind: str = "layer", *, ggn: bool = False) -> Any:
+        """Exact blocks on H's (or the GGN's) diagonal.
+
+        Args:
+            kind: ``"layer"``: a dict ``{"fc1": (h(d+1), h(d+1)), "fc2": (q(h+1), q(h+1))}``, each in its layer's own
+                order, weight and then bias. ``"hidden_unit"``: X̃ᵀ diag(w_:j) X̃, shape (h,d+1,d+1), of row j of W1
+                and b1_j. ``"output"``: H̃ᵀ diag(S_d,:k) H̃, shape (q,h+1,h+1), of row k of W2 and b2_k. Without a bias
+                each is smaller by it. The last two take one matrix product.
+            ggn: of the GGN.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        decay, (first, second) = self._goal.weight_decay, self._layers
+        if kind == "layer":
+            sums = (
+                self._passes.sum(lambda rows: dense.first_layer(rows, ggn, first.bias)),
+                self._passes.sum(lambda rows: dense.second_layer(rows, second.bias)),
+            )
+            return {
+                name: dense.layer_block(block, layer._replace(start=0), decay)
+                for name, block, layer in zip(("fc1", "fc2"), sums, self._layers, strict=True)
+            }
+        if kind == "hidden_unit":
+            layer, blocks = (
+                first,
+                self._passes.sum(
+                    lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)
+                ),
+            )
+        elif kind == "output":
+            layer, blocks = (
+                second,
+                self._passes.sum(lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)),
+            )
+        else:
+            raise ValueError(f"blocks: kind must be one of layer, hidden_unit, output; got {kind!r}")
+        blocks.diagonal(dim1=1, dim2=2)[:, : layer.inputs] += decay
+        return blocks
+
+    def kfac(self) -> dict[str, Kronecker]:
+        """Kronecker factors of the GGN of L, by layer ("fc1", "fc2"): the layer's block is about G ⊗ A, without λ.
+
+        A = ÃᵀÃ / B of the layer's inputs, G = Σ_b of the curvature in its outputs. Exact for one row.
+        """
+        sums = self._passes.sum(lambda rows: kfac.sums(rows, *self._biases))
+        return {"fc1": Kronecker(sums.xx / sums.rows, sums.G1), "fc2": Kronecker(sums.hh / sums.rows, sums.G2)}
+
+    # -------------------------------------------------------------------------------------------------- spectrum
+
+    def eigsh(
+        self, k: int = 6, *, which: str = "LM", ggn: bool = False, tolerance: float | None = None,
+        max_steps: int = 500, generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """K eigenvalues (k,) of H (or the GGN) at an end of its spectrum, and eigenvectors (n,k), by Lanczos.
+
+        An eigenvalue that is there several times may be found fewer times. Each step takes one product and keeps one
+        vector of n numbers.
+
+        Args:
+            k: how many, 1 ≤ k ≤ n.
+            which: "LM" (largest magnitude first), "LA" (largest first) or "SA" (smallest first).
+            ggn: of the GGN.
+            tolerance: of the residuals ‖H u − θ u‖, relative to the largest |θ|; None for ε^⅔ of the dtype.
+            max_steps: the most products.
+            generator: of the random vectors that it starts from.
+
+        Raises:
+            ValueError: k or which out of range.
+            RuntimeError: not converged within max_steps.
+        """
+        if not 1 <= k <= self.n:
+            raise ValueError(f"eigsh: k must be between 1 and n = {self.n}, got {k}")
+        if which not in WHICH:
+            raise ValueError(f"eigsh: which must be one of {', '.join(WHICH)}; got {which!r}")
+        dtype, device = self._space.dtype, self._space.device
+        if tolerance is None:
+            tolerance = torch.finfo(dtype).eps ** (2 / 3)
+
+        def random() -> Tensor:
+            v = torch.randn(self.n, dtype=dtype, device=device, generator=generator)
+            return self._passes.same_everywhere(v)
+
+        return lanczos(self.ggnvp if ggn else self.hvp, random, k, which, tolerance, max_steps)
+
+    def low_rank(self, k: int = 6, *, ggn: bool = False, **options: Any) -> LowRank:
+        """U diag(λ) Uᵀ + diag(δ): the k leading eigenpairs, and the δ that makes the diagonal exact.
+
+        Args:
+            k: the rank.
+            ggn: of the GGN.
+            **options: as of `eigsh`.
+
+        Raises:
+            ValueError, RuntimeError: as of `eigsh`.
+        """
+        values, vectors = self.eigsh(k, ggn=ggn, **options)
+        diagonal = torch.cat([part.flatten() for part in self._diagonal(ggn).values()])
+        return LowRank(values, vectors, diagonal - (vectors.square() * values).sum(1))
+
+    def to_scipy(self, *, ggn: bool = False) -> Any:
+        """H (or the GGN) as a ``scipy.sparse.linalg.LinearOperator`` of shape (n,n), on numpy arrays.
+
+        Raises:
+            ModuleNotFoundError: there is no scipy.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        product = products.ggn_product if ggn else products.hessian_product
+
+        def times(columns: Any) -> Any:
+            V = torch.as_tensor(columns.T).to(self._space.device, self._space.dtype).reshape(-1, self.n)
+            result = self._product(V, product, "to_scipy", "V", block=True).cpu().numpy()
+            return result.T.reshape(columns.shape)
+
+        dtype = torch.empty(0, dtype=self._space.dtype).numpy().dtype
+        return LinearOperator((self.n, self.n), matvec=times, rmatvec=times, matmat=times, rmatmat=times, dtype=dtype)
+
+    # ---------------------------------------------------------------------------------------------------- inputs
+
+    def input_hessian(self) -> Tensor:
+        """∂²J/∂x_b² of each row, shape (...,d,d) for x (...,d); rows are independent, so this is all there is."""
+        d = self._net.sizes[0]
+        return self._passes.each(inputs.input_hessian).view(*self._lead, d, d)
+
+    def laplacian(self) -> Tensor:
+        """Σ_i ∂²o_k/∂x_i² of the outputs (not of the loss), shape (...,q): one product, as a PINN asks for."""
+        return self._passes.each(inputs.laplacian).view(*self._lead, self._net.sizes[2])
+
+    # ------------------------------------------------------------------------------------------------ what they share
+
+    def _decayed(self, blocks: Blocks, factor: Blocks) -> Blocks:
+        """``blocks`` + λ · ``factor`` in the weights, and not in the biases."""
+        decay = self._goal.weight_decay
+        if not decay:
+            return blocks
+        return blocks._replace(
+            w1=torch.add(blocks.w1, factor.w1, alpha=decay), w2=torch.add(blocks.w2, factor.w2, alpha=decay)
+        )
+
+
+def _objective(
+    mlp: MLP | Objective, loss: str | None, weight_decay: float | None, options: dict[str, Any]
+) -> Objective:
+    if isinstance(mlp, Objective):
+        given = [name for name, value in (("loss", loss), ("weight_decay", weight_decay)) if value is not None]
+        if given or options:
+            names = ", ".join([*given, *options])
+            raise ValueError(f"Curvature: an Objective has its own {names}; give the mlp with options, or it alone")
+        objective = mlp
+    else:
+        objective = Objective(mlp, loss or "cross_entropy", weight_decay or 0.0, **options)
+    mlp = objective.mlp
+    if type(mlp).forward is not MLP.forward or not is_untouched(mlp):
+        raise RuntimeError(
+            f"Curvature: mlp ({type(mlp).__name__}) must not carry hooks or a forward of its own, which are not called"
+        )
+    return objective

@@ -1,0 +1,52 @@
+"""Kronecker factors of the GGN (KFAC, type 2: the loss's own curvature, not a sampled one).
+
+Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", 2015.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .dense import extended
+from .rows import Rows
+
+
+class Kronecker(NamedTuple):
+    """A layer's GGN as G ⊗ A: entry ((j,i),(l,m)) is G_jl A_im, with [W b] read row by row; λ is not in it.
+
+    Attributes:
+        A: Ãᵀ Ã / B of the layer's inputs, (d+1,d+1) or (h+1,h+1), smaller by one without a bias.
+        G: Σ_b of the curvature of L in the layer's outputs, (h,h) or (q,q).
+    """
+
+    A: Tensor
+    G: Tensor
+
+
+class Sums(NamedTuple):
+    """What rows add up to: X̃ᵀ X̃, G1, H̃ᵀ H̃ and G2, and how many rows there are."""
+
+    xx: Tensor
+    G1: Tensor
+    hh: Tensor
+    G2: Tensor
+    rows: Tensor
+
+
+def sums(rows: Rows, hidden_bias: bool, output_bias: bool) -> Sums:
+    """G1 = Σ_b diag(φ′) W2ᵀ S_b W2 diag(φ′), G2 = Σ_b S_b."""
+    x, h, (a, s, p) = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
+    q = rows.w2.shape[0]
+    if s is None:  # S_b = a_b I: G1 = (φ′ᵀ diag(a) φ′) ⊙ (W2ᵀ W2), one product
+        G1 = ((a * rows.dphi).t() @ rows.dphi) * (rows.w2.t() @ rows.w2)
+        G2 = a.sum() * torch.eye(q, dtype=a.dtype, device=a.device)
+    else:
+        U = rows.dphi[:, None] * rows.w2  # ∂o_bk/∂z_bj, shape (B,q,h)
+        G1 = ((a * s)[:, :, None] * U).flatten(0, 1).t() @ U.flatten(0, 1)
+        G2 = (a * s).sum(0).diag()
+        if p is not None:
+            N = rows.dphi * (p @ rows.w2)
+            G1 = G1 - (a * N).t() @ N
+            G2 = G2 - (a * p).t() @ p
+    return Sums(x.t() @ x, G1, h.t() @ h, G2, a.new_full((), len(x)))
