@@ -66,7 +66,9 @@ def _start(rank: int, options: argparse.Namespace) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    sys.exit(_be_rank(options))
+    status = _be_rank(options)
+    sys.stdout.flush()
+    os._exit(status)  # gloo's threads may need the interpreter for a moment longer, and abort where it shuts down
 
 
 def _be_rank(options: argparse.Namespace) -> int:
