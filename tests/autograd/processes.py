@@ -35,6 +35,14 @@ def on_processes(ranks, checks, folder):
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
+def found(results, name):
+    """What each rank found in the check of that name, which failed on none."""
+    each = [result[name] for result in results]
+    for rank, got in enumerate(each):
+        assert not isinstance(got, str), f"rank {rank}: {got}"
+    return each
+
+
 def _worker(rank, ranks, checks, folder):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from autograd.processes import on_two_processes
+from autograd.processes import found, on_two_processes
 from autograd.reference import error
 
 import torch_manual_bp as tmb
@@ -103,13 +103,6 @@ def results(folder, tmp_path_factory):
     each = (from_two_to_one, from_one_to_two, from_a_file)
     checks = {check.__name__: functools.partial(check, folder) for check in each}
     return on_two_processes(checks, tmp_path_factory.mktemp("ranks"))
-
-
-def found(results, name):
-    each = [result[name] for result in results]
-    for rank, got in enumerate(each):
-        assert not isinstance(got, str), f"rank {rank}: {got}"
-    return each
 
 
 def test_from_two_processes_to_one(results, folder):

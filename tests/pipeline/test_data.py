@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from autograd.processes import on_processes
+from autograd.processes import found, on_processes
 from autograd.reference import error
 from torch.nn import functional as F
 
@@ -157,13 +157,6 @@ CHECKS |= {check.__name__: check for check in (a_replica_refuses, numbers_of_mic
 def results(tmp_path_factory):
     """What each rank found, by check."""
     return on_processes(4, CHECKS, tmp_path_factory.mktemp("ranks"))
-
-
-def found(results, name):
-    each = [result[name] for result in results]
-    for rank, got in enumerate(each):
-        assert not isinstance(got, str), f"rank {rank}: {got}"
-    return each
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

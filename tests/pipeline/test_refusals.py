@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from autograd.processes import on_two_processes
+from autograd.processes import found, on_two_processes
 from autograd.reference import error
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -296,13 +296,6 @@ CHECKS |= {f"both {check.__name__}": functools.partial(refused_by_both, check) f
 def results(tmp_path_factory):
     """What each rank found, by check."""
     return on_two_processes(CHECKS, tmp_path_factory.mktemp("ranks"))
-
-
-def found(results, name):
-    each = [result[name] for result in results]
-    for rank, got in enumerate(each):
-        assert not isinstance(got, str), f"rank {rank}: {got}"
-    return each
 
 
 @pytest.mark.parametrize(

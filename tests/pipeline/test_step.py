@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from autograd.processes import on_two_processes
+from autograd.processes import found, on_two_processes
 from autograd.reference import error
 from torch.nn import functional as F
 
@@ -282,13 +282,6 @@ CHECKS |= {"memory of prediction": memory_of_prediction}
 def results(tmp_path_factory):
     """What each rank found, by check."""
     return on_two_processes(CHECKS, tmp_path_factory.mktemp("ranks"))
-
-
-def found(results, name):
-    each = [result[name] for result in results]
-    for rank, got in enumerate(each):
-        assert not isinstance(got, str), f"rank {rank}: {got}"
-    return each
 
 
 def assert_same(results, J, gradients, tolerance=TOLERANCE):

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-from autograd.processes import RANKS, on_two_processes
+from autograd.processes import RANKS, found, on_two_processes
 from autograd.reference import assert_close
 from torch.optim import SGD, AdamW, RMSprop
 
@@ -127,13 +127,6 @@ CHECKS |= {str(case): functools.partial(steps_of, *case) for case in UPDATES}
 def results(tmp_path_factory):
     """What each rank found, by check."""
     return on_two_processes(CHECKS, tmp_path_factory.mktemp("ranks"))
-
-
-def found(results, name):
-    each = [result[name] for result in results]
-    for rank, got in enumerate(each):
-        assert not isinstance(got, str), f"rank {rank}: {got}"
-    return each
 
 
 @pytest.mark.parametrize(("name", "weighted"), GRADIENTS, ids=str)

@@ -189,16 +189,14 @@ class Curvature:
                 for name, block, layer in zip(("fc1", "fc2"), sums, self._layers, strict=True)
             }
         if kind == "hidden_unit":
-            layer, blocks = (
-                first,
-                self._passes.sum(
-                    lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)
-                ),
+            layer = first
+            blocks = self._passes.sum(
+                lambda rows: dense.unit_blocks(diagonals.hidden_curvature(rows, ggn), rows.x, first.bias)
             )
         elif kind == "output":
-            layer, blocks = (
-                second,
-                self._passes.sum(lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)),
+            layer = second
+            blocks = self._passes.sum(
+                lambda rows: dense.unit_blocks(rows.S.diagonal(second.units), rows.h, second.bias)
             )
         else:
             raise ValueError(f"blocks: kind must be one of layer, hidden_unit, output; got {kind!r}")
