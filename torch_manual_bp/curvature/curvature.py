@@ -10,7 +10,8 @@ from ..autograd import door
 from ..nn import MLP, Objective
 from ..nn.lean import group_of, net_of
 from ..nn.mlp import is_untouched
-from ..training.problem import PARAMETERS, Batch, Goal, sum_dtype
+from ..nn.objective import check_decay, goal_of
+from ..training.problem import Batch, Goal, Net, sum_dtype
 from . import dense, diagonals, inputs, kfac, products
 from .dense import Layer
 from .kfac import Kronecker
@@ -60,34 +61,32 @@ class Curvature:
         process_group: Any = None, local: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         op = "Curvature"
-        objective = _objective(mlp, loss, weight_decay, options)
-        net, group = net_of(objective.mlp, op), group_of(process_group, local, op)
+        mlp, goal, validate = _subject(mlp, loss, weight_decay, options)
+        net, group = net_of(mlp, op), group_of(process_group, local, op)
         if tile_rows is not None and (not isinstance(tile_rows, int) or isinstance(tile_rows, bool) or tile_rows < 1):
             raise ValueError(f"{op}: tile_rows must be None or a positive int, got {tile_rows!r}")
         if net.w1 is net.w2:
             raise ValueError(f"{op}: fc1.weight and fc2.weight must be two tensors, got one")
-        given = door.lean_arguments(
-            x, y, *net[:4], objective.loss, objective.class_weight, row_weight, objective.validate, op
-        )  # fmt: skip
+        given = door.lean_arguments(x, y, *net[:4], goal.loss, goal.class_weight, row_weight, validate, op)
         if given is None:
             raise RuntimeError(f"{op}: is made eagerly, from plain tensors; its methods can be compiled")
         dtype = sum_dtype(net.w1.dtype)
         with torch.no_grad():
-            copies = {
-                name: None if (p := getattr(net, name)) is None else p.detach().to(dtype, copy=True)
-                for name in PARAMETERS
-            }
-            self._net = net._replace(**copies)  # type: ignore[arg-type]
-            self._goal = Goal(objective.loss, given.class_weight, float(objective.weight_decay))
-            y = given.y if objective.loss.takes_classes else given.y.detach().to(dtype)
+            w1, b1, w2, b2 = (None if p is None else p.to(dtype, copy=True) for p in net[:4])
+            self._net = Net(w1, b1, w2, b2, net.phi)  # type: ignore[arg-type]
+            self._goal = goal._replace(class_weight=given.class_weight)
+            y = given.y if goal.loss.takes_classes else given.y.detach().to(dtype)
             batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
         self._space = Space(Blocks(*self._net[:4]))
         self._biases = (net.b1 is not None, net.b2 is not None)
-        d, h, q = self._net.sizes
-        first = Layer(0, h, d, self._biases[0])
-        self._layers = (first, Layer(first.stop, q, h, self._biases[1]))
         self._lead = x.shape[:-1]
         self._passes = Passes(self._net, self._goal, batch, tile_rows, group)
+
+    @property
+    def _layers(self) -> tuple[Layer, Layer]:
+        d, h, q = self._net.sizes
+        first = Layer(0, h, d, self._biases[0])
+        return first, Layer(first.stop, q, h, self._biases[1])
 
     @property
     def n(self) -> int:
@@ -99,7 +98,7 @@ class Curvature:
     def gradient(self) -> dict[str, Tensor]:
         """∂J/∂θ, by the names of ``mlp.named_parameters()``."""
         gradient = self._passes.sum(lambda rows: diagonals.gradient(rows, *self._biases))
-        return self._space.named(self._decayed(gradient, Blocks(*self._net[:4])))
+        return self._space.named(self._decayed(gradient, self._net))
 
     def hvp(self, v: Vector) -> Any:
         """H v, in the form of v.
@@ -152,7 +151,7 @@ class Curvature:
 
     def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
         diagonal = self._passes.sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))
-        return self._space.named(self._decayed(diagonal, diagonal.map(torch.ones_like)))
+        return self._space.named(self._decayed(diagonal, None))
 
     # -------------------------------------------------------------------------------------------------- matrices
 
@@ -294,30 +293,36 @@ class Curvature:
 
     # ------------------------------------------------------------------------------------------------ what they share
 
-    def _decayed(self, blocks: Blocks, factor: Blocks) -> Blocks:
-        """``blocks`` + λ · ``factor`` in the weights, and not in the biases."""
+    def _decayed(self, blocks: Blocks, factor: Blocks | Net | None) -> Blocks:
+        """``blocks`` + λ · ``factor`` (None: 1) in the weights, and not in the biases."""
         decay = self._goal.weight_decay
         if not decay:
             return blocks
-        return blocks._replace(
-            w1=torch.add(blocks.w1, factor.w1, alpha=decay), w2=torch.add(blocks.w2, factor.w2, alpha=decay)
-        )
+        w1, w2 = (1.0, 1.0) if factor is None else (factor.w1, factor.w2)
+        return blocks._replace(w1=torch.add(blocks.w1, w1, alpha=decay), w2=torch.add(blocks.w2, w2, alpha=decay))
 
 
-def _objective(
+def _subject(
     mlp: MLP | Objective, loss: str | None, weight_decay: float | None, options: dict[str, Any]
-) -> Objective:
+) -> tuple[MLP, Goal, bool]:
+    """The net, what is to become small, and whether labels are checked on an accelerator too."""
+    op = "Curvature"
+    named: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay}
+    given = {name: value for name, value in named.items() if value is not None} | options
     if isinstance(mlp, Objective):
-        given = [name for name, value in (("loss", loss), ("weight_decay", weight_decay)) if value is not None]
-        if given or options:
-            names = ", ".join([*given, *options])
-            raise ValueError(f"Curvature: an Objective has its own {names}; give the mlp with options, or it alone")
-        objective = mlp
+        if given:
+            raise ValueError(
+                f"{op}: an Objective has its own {', '.join(given)}; give the mlp with options, or it alone"
+            )
+        check_decay(mlp.weight_decay, op)  # again: it is an attribute that can be set
+        goal, validate, mlp = Goal(mlp.loss, mlp.class_weight, mlp.weight_decay), mlp.validate, mlp.mlp
+    elif isinstance(mlp, MLP):
+        validate = given.pop("validate", False)
+        goal = goal_of(op, mlp.out_features, **given)
     else:
-        objective = Objective(mlp, loss or "cross_entropy", weight_decay or 0.0, **options)
-    mlp = objective.mlp
+        raise TypeError(f"{op}: mlp must be a torch_manual_bp.MLP or Objective, got {type(mlp).__name__}")
     if type(mlp).forward is not MLP.forward or not is_untouched(mlp):
         raise RuntimeError(
-            f"Curvature: mlp ({type(mlp).__name__}) must not carry hooks or a forward of its own, which are not called"
+            f"{op}: mlp ({type(mlp).__name__}) must not carry hooks or a forward of its own, which are not called"
         )
-    return objective
+    return mlp, goal, validate

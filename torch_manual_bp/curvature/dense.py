@@ -63,27 +63,27 @@ def first_layer(rows: Rows, ggn: bool, bias: bool) -> Tensor:
     """H11 as (pairs of h, pairs of d′)."""
     x = extended(rows.x, bias)
     units, inputs = Pairs(rows.h.shape[1], x.device), Pairs(x.shape[1], x.device)
-    a, s, p = rows.S
+    a, s, p = rows.S.a, rows.S.s, rows.S.p
     w2w2 = units.products(rows.w2)  # W2_kj W2_kl, shape (q, pairs)
     K = w2w2.sum(0).expand(len(x), -1) if s is None else s @ w2w2
     if p is not None:
         K = K - units.products(p @ rows.w2)
     K = units.products(rows.dphi) * (a * K)  # φ′_j φ′_l M_jl
-    if not ggn and rows.d2phi is not None:
-        units.add_to_diagonal(K, rows.d2phi * rows.dh)
+    if not ggn and rows.bend is not None:
+        units.add_to_diagonal(K, rows.bend)
     return K.t() @ inputs.products(x)
 
 
 def mixed(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Tensor:
     """H12, shape (h,d′,q,h′)."""
-    x, h, (a, s, p) = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
+    x, h, S = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
     q, units = rows.w2.shape
     sizes = (units, x.shape[1], q, h.shape[1])
     left = outer(rows.dphi, x)  # φ′_bj x̃_bi, shape (B,hd′)
-    right = outer(a.expand(-1, q) if s is None else a * s, h)  # a s_bk h̃_bl, shape (B,qh′)
+    right = outer(S.a.expand(-1, q) if S.s is None else S.a * S.s, h)  # a s_bk h̃_bl, shape (B,qh′)
     block = (left.t() @ right).view(sizes) * rows.w2.t()[:, None, :, None]
-    if p is not None:  # − a p_bk (p W2)_bj, and s = p
-        block -= (outer(rows.dphi * (p @ rows.w2), x).t() @ right).view(sizes)
+    if S.p is not None:  # − a p_bk (p W2)_bj, and s = p
+        block -= (outer(rows.dphi * (S.p @ rows.w2), x).t() @ right).view(sizes)
     if not ggn:
         block.diagonal(dim1=0, dim2=3).add_((left.t() @ rows.g).view(sizes[:3]).permute(1, 2, 0))  # δ_jl G_bk
     return block
@@ -91,7 +91,7 @@ def mixed(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Tensor
 
 def second_layer(rows: Rows, bias: bool) -> Tensor:
     """H22 as (pairs of q, pairs of h′)."""
-    h, (a, s, p), q = extended(rows.h, bias), rows.S, rows.w2.shape[0]
+    h, (a, s, _), p, q = extended(rows.h, bias), rows.S, rows.S.p, rows.w2.shape[0]
     outputs, inputs = Pairs(q, h.device), Pairs(h.shape[1], h.device)
     S = h.new_zeros(len(h), len(outputs.first)) if p is None else -a * outputs.products(p)
     outputs.add_to_diagonal(S, a.expand(-1, q) if s is None else a * s)

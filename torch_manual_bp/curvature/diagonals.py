@@ -1,8 +1,9 @@
 """Gradient, diagonals and trace: what costs about a gradient, or less.
 
-All in w = φ″ ⊙ dH + φ′² ⊙ Q, which is the curvature of L in each hidden unit of each row (Q of `seen_from_hidden`).
+All in W = φ″ ⊙ dH + φ′² ⊙ Q, which is the curvature of L in each hidden unit of each row (Q of `seen_from_hidden`).
 """
 
+import torch
 from torch import Tensor
 
 from .rows import Rows
@@ -22,10 +23,8 @@ def gradient(rows: Rows, hidden_bias: bool, output_bias: bool) -> Blocks:
 
 def hidden_curvature(rows: Rows, ggn: bool) -> Tensor:
     """W = φ″ ⊙ dH + φ′² ⊙ Q, shape (B,h); the first term is not the GGN's."""
-    w = rows.S.seen_from_hidden(rows.w2).mul_(rows.dphi).mul_(rows.dphi)
-    if not ggn and rows.d2phi is not None:
-        w += rows.d2phi * rows.dh
-    return w
+    w = rows.S.seen_from_hidden(rows.w2).mul_(rows.dphi)
+    return w.mul_(rows.dphi) if ggn or rows.bend is None else torch.addcmul(rows.bend, w, rows.dphi)
 
 
 def diagonal(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Blocks:
@@ -47,4 +46,4 @@ def trace(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Tensor
 
 def _squared_norms(a: Tensor, bias: bool) -> Tensor:
     """‖ã_b‖² of each row, shape (B,)."""
-    return a.square().sum(1) + float(bias)
+    return torch.linalg.vector_norm(a, dim=1).square() + float(bias)

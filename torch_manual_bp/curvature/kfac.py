@@ -36,7 +36,7 @@ class Sums(NamedTuple):
 
 def sums(rows: Rows, hidden_bias: bool, output_bias: bool) -> Sums:
     """G1 = Σ_b diag(φ′) W2ᵀ S_b W2 diag(φ′), G2 = Σ_b S_b."""
-    x, h, (a, s, p) = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
+    x, h, (a, s, _) = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
     q = rows.w2.shape[0]
     if s is None:  # S_b = a_b I: G1 = (φ′ᵀ diag(a) φ′) ⊙ (W2ᵀ W2), one product
         G1 = ((a * rows.dphi).t() @ rows.dphi) * (rows.w2.t() @ rows.w2)
@@ -45,8 +45,8 @@ def sums(rows: Rows, hidden_bias: bool, output_bias: bool) -> Sums:
         U = rows.dphi[:, None] * rows.w2  # ∂o_bk/∂z_bj, shape (B,q,h)
         G1 = ((a * s)[:, :, None] * U).flatten(0, 1).t() @ U.flatten(0, 1)
         G2 = (a * s).sum(0).diag()
-        if p is not None:
-            N = rows.dphi * (p @ rows.w2)
+        if rows.S.coupled:
+            N = rows.dphi * (s @ rows.w2)
             G1 = G1 - (a * N).t() @ N
-            G2 = G2 - (a * p).t() @ p
+            G2 = G2 - (a * s).t() @ s
     return Sums(x.t() @ x, G1, h.t() @ h, G2, a.new_full((), len(x)))

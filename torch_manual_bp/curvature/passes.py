@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..autograd import state
 from ..training.problem import Batch, Goal, Net
-from .rows import Rows, pass_over
+from .rows import Rows, Weighted, pass_over
 
 T = TypeVar("T")
 
@@ -27,15 +27,15 @@ class Passes:
     """
 
     def __init__(self, net: Net, goal: Goal, batch: Batch, tile_rows: int | None, group: Any) -> None:
-        self._net, self._goal, self._batch, self._group = net, goal, batch, group
+        self._net, self._goal, self._group = net, goal, group
         size = max(1, len(batch.x))  # (of no rows there is one empty tile)
         self._tiles = [slice(at, at + (tile_rows or size)) for at in range(0, size, tile_rows or size)]
         self._kept: Rows | None = None
         self._device_type = net.w1.device.type
         with torch.no_grad(), state.without_autocast(self._device_type):
-            self._scale = self._scale_of_the_loss()
+            self._batch = self._weighted(batch)
             if tile_rows is None:
-                self._kept = pass_over(net, goal, batch, self._scale)
+                self._kept = pass_over(net, goal, self._batch)
 
     def sum(self, term: Callable[[Rows], T]) -> T:
         """The sum over all rows, of all processes, of what ``term`` makes of some of them: a tensor or a tuple."""
@@ -62,8 +62,8 @@ class Passes:
         """The pass over a tile; no name holds it, so that it is gone before the next is made."""
         if self._kept is not None:
             return self._kept
-        batch = Batch(*(None if t is None else t[tile] for t in self._batch))  # type: ignore[arg-type]
-        return pass_over(self._net, self._goal, batch, self._scale)
+        x, y, weight = self._batch
+        return pass_over(self._net, self._goal, Weighted(x[tile], y[tile], weight[tile]))
 
     def _of_all_processes(self, total: T) -> T:
         if self._group is None:
@@ -75,14 +75,20 @@ class Passes:
         parts = (None if part is None else self._of_all_processes(part) for part in total)  # type: ignore[attr-defined]
         return type(total)(*parts)
 
-    def _scale_of_the_loss(self) -> float | Tensor:
-        """1/N for a mean, over all rows of all processes; 1 for a sum."""
-        loss, (x, y, row_weight) = self._goal.loss, self._batch
-        if loss.reduction == "sum":
-            return 1.0
-        N = loss.normalizer(y, self._goal.class_weight, row_weight)
-        N = self._of_all_processes(torch.as_tensor(N, dtype=x.dtype, device=x.device).clone())
-        return (N * loss.terms(self._net.sizes[2])).reciprocal()
+    def _weighted(self, batch: Batch) -> Weighted:
+        """The rows with their weights in L; a mean's N counts the rows of all processes."""
+        (x, y, row_weight), loss, class_weight = batch, self._goal.loss, self._goal.class_weight
+        if loss.takes_classes:
+            kept = y != loss.ignore_index
+            y = y.where(kept, 0)
+            weight = kept.to(x.dtype) if row_weight is None else row_weight * kept
+        else:
+            weight = x.new_ones(len(x)) if row_weight is None else row_weight
+        mass = weight if class_weight is None else weight * class_weight[y]  # what N is the sum of
+        if loss.reduction == "mean":
+            N = self._of_all_processes(mass.sum())
+            weight = weight / (N * loss.terms(self._net.sizes[2]))
+        return Weighted(x, y, weight)
 
 
 def _added(total: T, more: T) -> T:

@@ -10,42 +10,41 @@ product are those of a retained autograd graph; what is gained is launches, memo
 """
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from .rows import Rows
-from .vectors import Blocks
+from .vectors import Blocks, Maybe
 
 
 def hessian_product(rows: Rows, t: Blocks) -> Blocks:
     """∂²L/∂θ² times each of k vectors, without the penalty; blocks (k,h,d), (k,h), (k,q,h), (k,q)."""
     tz, th, tg = _through_the_loss(rows, t)
     k, q, h = t.w2.shape
-    e = _linear(tg, rows.w2)  # Ḋ = Ġ W2
-    e += (rows.g @ t.w2.transpose(0, 1).reshape(q, k * h)).view(e.shape)  # + G Ẇ2
+    e = rows.g @ t.w2.transpose(0, 1).reshape(q, k * h)  # Ḋ = G Ẇ2
+    e = e.view(-1, h).addmm_(tg.flatten(0, 1), rows.w2).view(tz.shape)  # + Ġ W2
     e *= rows.dphi[:, None]
-    if rows.d2phi is not None:
-        e += tz.mul_((rows.d2phi * rows.dh)[:, None])  # E = φ″ ⊙ Ż ⊙ dH + φ′ ⊙ Ḋ
+    if rows.bend is not None:
+        e.addcmul_(tz, rows.bend[:, None])  # E = φ″ ⊙ Ż ⊙ dH + φ′ ⊙ Ḋ
     product = _pulled_back(rows, t, e, tg)
     mixed = rows.g.t() @ th.flatten(1)  # Gᵀ Ḣ, shape (q,kh)
-    return product._replace(w2=product.w2 + mixed.view(q, k, h).transpose(0, 1))
+    product.w2.add_(mixed.view(q, k, h).transpose(0, 1))
+    return product
 
 
 def ggn_product(rows: Rows, t: Blocks) -> Blocks:
     """The generalised Gauss–Newton matrix Σ_b (∂o_b/∂θ)ᵀ S_b (∂o_b/∂θ) times each of k vectors: E = φ′ ⊙ (Ġ W2)."""
-    _, _, tg = _through_the_loss(rows, t)
-    return _pulled_back(rows, t, _linear(tg, rows.w2).mul_(rows.dphi[:, None]), tg)
+    _, th, tg = _through_the_loss(rows, t)
+    e = (tg.flatten(0, 1) @ rows.w2).view(th.shape)  # Ġ W2
+    return _pulled_back(rows, t, e.mul_(rows.dphi[:, None]), tg)
 
 
 def _through_the_loss(rows: Rows, t: Blocks) -> tuple[Tensor, Tensor, Tensor]:
     """Ż (B,k,h), Ḣ (B,k,h) and Ġ = S Ȯ (B,k,q)."""
-    k, h, _ = t.w1.shape
-    tz = (rows.x @ t.w1.flatten(0, 1).t()).view(-1, k, h)  # Ż = X Ẇ1ᵀ
-    if t.b1 is not None:
-        tz += t.b1  # + 1 ḃ1ᵀ
+    k, q, h = t.w2.shape
+    tz = F.linear(rows.x, t.w1.flatten(0, 1), _flat(t.b1)).view(-1, k, h)  # Ż = X Ẇ1ᵀ + 1 ḃ1ᵀ
     th = rows.dphi[:, None] * tz
-    to = _linear(th, rows.w2.t())  # Ȯ = Ḣ W2ᵀ
-    to += (rows.h @ t.w2.flatten(0, 1).t()).view(to.shape)  # + H Ẇ2ᵀ
-    if t.b2 is not None:
-        to += t.b2  # + 1 ḃ2ᵀ
+    to = F.linear(rows.h, t.w2.flatten(0, 1), _flat(t.b2))  # Ȯ = H Ẇ2ᵀ + 1 ḃ2ᵀ
+    to = to.view(-1, q).addmm_(th.flatten(0, 1), rows.w2.t()).view(-1, k, q)  # + Ḣ W2ᵀ
     return tz, th, rows.S.times(to)
 
 
@@ -58,6 +57,5 @@ def _pulled_back(rows: Rows, t: Blocks, e: Tensor, tg: Tensor) -> Blocks:
     )
 
 
-def _linear(a: Tensor, b: Tensor) -> Tensor:
-    """A B for A (B,k,m) and B (m,n), as one matrix product."""
-    return (a.flatten(0, 1) @ b).view(*a.shape[:2], b.shape[1])
+def _flat(bias: Maybe) -> Maybe:
+    return None if bias is None else bias.flatten()

@@ -25,11 +25,6 @@ class Blocks(NamedTuple):
         """The parts of the parameters that there are."""
         return [part for part in self if part is not None]
 
-    def map(self, f: Callable[..., Tensor], *others: "Blocks") -> "Blocks":
-        """F of each part (and of those of others beside it)."""
-        parts = [None if part is None else f(part, *rest) for part, *rest in zip(self, *others, strict=True)]
-        return Blocks(*parts)  # type: ignore[arg-type]
-
 
 class Space:
     """The parameters' space: how many numbers, under which names, of which shapes.

@@ -64,8 +64,9 @@ def _zeros(z: Tensor) -> Tensor:
 
 
 def _step(z: Tensor, low: float = 0.0) -> Tensor:
-    """1 where z > 0, ``low`` elsewhere, and NaN where z is NaN."""
-    return torch.where(z > 0, z.new_ones(()), torch.where(z.isnan(), z.detach(), z.new_full((), low)))
+    """1 where z > 0, ``low`` elsewhere, and NaN where z is NaN: ⌈min(max(z, 0), 1)⌉, without a branch or a mask."""
+    step = z.detach().clamp(0, 1).ceil()
+    return step.clamp(min=low) if low else step
 
 
 def _normal_density(z: Tensor) -> Tensor:

@@ -71,15 +71,15 @@ class Objective(nn.Module):
                 f"Objective: mlp must be a torch_manual_bp.MLP, got {type(mlp).__name__}; "
                 "MLP.from_linears(fc1, activation, fc2) makes one from two nn.Linear"
             )
-        _check_options(loss, weight_decay, reduction, label_smoothing, ignore_index, class_weight)
-        if class_weight is not None:
-            check.weights("Objective", "class_weight", class_weight, (mlp.out_features,), class_weight)
+        goal = goal_of(
+            "Objective", mlp.out_features, loss, weight_decay, reduction=reduction, label_smoothing=label_smoothing,
+            ignore_index=ignore_index, class_weight=class_weight,
+        )  # fmt: skip
         if tile_rows is not None:
             _rows_of_a_tile("Objective", tile_rows)
         super().__init__()
         self.mlp, self.tile_rows = mlp, tile_rows
-        self.loss = Loss(loss, reduction, float(label_smoothing), int(ignore_index))
-        self.weight_decay = float(weight_decay)
+        self.loss, self.weight_decay = goal.loss, goal.weight_decay
         self.validate = validate
         self.register_buffer("class_weight", class_weight, persistent=False)
         self._workspace, self._bound = WorkspaceSlot(), BoundCalls()
@@ -137,7 +137,7 @@ class Objective(nn.Module):
         )  # fmt: skip
         if given is None:
             return None
-        _check_decay(self.weight_decay)  # again: it is an attribute that can be set
+        check_decay(self.weight_decay)  # again: it is an attribute that can be set
         goal = Goal(self.loss, given.class_weight, self.weight_decay)
         return Batch(given.x, given.y, given.row_weight), goal, given.dtype
 
@@ -277,32 +277,43 @@ class Objective(nn.Module):
         return f"loss={self.loss.name!r}, weight_decay={self.weight_decay}, reduction={self.loss.reduction!r}"
 
 
-def _check_options(
-    loss: str,
-    weight_decay: float,
-    reduction: str,
-    label_smoothing: float,
-    ignore_index: int,
-    class_weight: Tensor | None,
-) -> None:
-    loss_named(loss, "Objective")
+def goal_of(
+    op: str, outputs: int, loss: str = "cross_entropy", weight_decay: float = 0.0, *, reduction: str = "mean",
+    label_smoothing: float = 0.0, ignore_index: int = -100, class_weight: Tensor | None = None,
+) -> Goal:  # fmt: skip
+    """What is to become small, from the options of `Objective`, for a net with so many outputs.
+
+    Raises:
+        TypeError, ValueError: as of `Objective`, in the name of ``op``.
+    """
+    loss_named(loss, op)
     if reduction not in REDUCTIONS:
-        raise ValueError(f"Objective: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
+        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     for option, value in (("weight_decay", weight_decay), ("label_smoothing", label_smoothing)):
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"Objective: {option} must be a number, got {value!r}")
+            raise TypeError(f"{op}: {option} must be a number, got {value!r}")
     if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"Objective: ignore_index must be an int, got {ignore_index!r}")
-    _check_decay(weight_decay)
+        raise TypeError(f"{op}: ignore_index must be an int, got {ignore_index!r}")
+    check_decay(weight_decay, op)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"Objective: label_smoothing must lie in [0, 1], got {label_smoothing}")
+        raise ValueError(f"{op}: label_smoothing must lie in [0, 1], got {label_smoothing}")
     if loss != "cross_entropy" and (label_smoothing or class_weight is not None or ignore_index != -100):
-        raise ValueError(f"Objective: label_smoothing, ignore_index and class_weight are not options of {loss}")
+        raise ValueError(f"{op}: label_smoothing, ignore_index and class_weight are not options of {loss}")
+    if class_weight is not None:
+        check.weights(op, "class_weight", class_weight, (outputs,), class_weight)
+    return Goal(
+        Loss(loss, reduction, float(label_smoothing), int(ignore_index)), class_weight, float(weight_decay)
+    )  # fmt: skip
 
 
-def _check_decay(weight_decay: float) -> None:
+def check_decay(weight_decay: float, op: str = "Objective") -> None:
+    """Raise unless λ is finite and not negative.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not (0 <= weight_decay < math.inf):
-        raise ValueError(f"Objective: weight_decay must be finite and not negative, got {weight_decay}")
+        raise ValueError(f"{op}: weight_decay must be finite and not negative, got {weight_decay}")
 
 
 def _rows_of_a_tile(op: str, tile_rows: int | str) -> int | None:
