@@ -63,6 +63,8 @@ def test_gauss_newton(case):
     ggn = ggn_oracle(case, setting)
     v = torch.randn_like(setting.theta)
     assert_equal(setting.curvature.ggnvp(v), ggn @ v)
+    V = torch.stack([v, torch.randn_like(v), torch.randn_like(v)])
+    assert_equal(setting.curvature.ggnvp_block(V), V @ ggn)
     diagonal = flat(setting.curvature.ggn_diagonal())
     assert_equal(diagonal, ggn.diagonal())
     assert diagonal.min() >= 0

@@ -56,11 +56,20 @@ def test_an_unknown_kind_of_block_is_refused():
 
 
 @pytest.mark.parametrize("chunk", [1, 60, 300])
-def test_it_is_spread_out_some_units_at_a_time(chunk, monkeypatch):
+def test_it_is_made_some_units_at_a_time(chunk, monkeypatch):
     c = make(Case("tanh", "bce_with_logits", shape=(5, 3, 7, 4))).curvature
     whole = c.dense()
     monkeypatch.setattr(dense, "_CHUNK", chunk)
-    assert torch.equal(c.dense(), whole)
+    assert_equal(c.dense(), whole)
+    assert_equal(c.blocks()["fc1"], whole[:28, :28])
+
+
+def test_many_rows_are_added_up_some_at_a_time(monkeypatch):
+    c = make(Case("gelu", weight_decay=0.1, shape=(50, 3, 2, 2))).curvature
+    whole = c.dense()
+    monkeypatch.setattr(dense, "_CHUNK", 16)
+    assert dense.most_rows(c.n, c._layers) < 25
+    assert_equal(c.dense(), whole)
 
 
 def test_pairs():
@@ -68,6 +77,17 @@ def test_pairs():
     assert pairs.first.tolist() == [0, 0, 0, 1, 1, 2]
     assert pairs.second.tolist() == [0, 1, 2, 1, 2, 2]
     assert pairs.table.tolist() == [[0, 1, 2], [1, 3, 4], [2, 4, 5]]
+
+
+def test_pairs_in_parts():
+    parts = list(Pairs(4, torch.device("cpu")).chunks(5))
+    assert [(part.start, part.stop, part.lengths) for part in parts] == [(0, 1, [4]), (1, 3, [3, 2]), (3, 4, [1])]
+    assert [part.numbers for part in parts] == [slice(0, 4), slice(4, 9), slice(9, 10)]
+    assert parts[1].first.tolist() == [1, 1, 1, 2, 2]
+    assert parts[1].products(torch.tensor([[2.0, 3.0, 5.0, 7.0]])).tolist() == [[9.0, 15.0, 21.0, 25.0, 35.0]]
+    assert parts[1].add_to_diagonal(torch.zeros(1, 5), torch.tensor([[1.0, 2.0, 3.0, 4.0]])).tolist() == [
+        [2, 0, 0, 3, 0]
+    ]
 
 
 def test_dense_compiles_as_one_graph():

@@ -1,16 +1,18 @@
 """The whole matrix, and its cheap exact blocks, in a few large matrix products.
 
-Index legend: j, l hidden units; i, m inputs; k outputs. x̃ = [x; 1] and h̃ = [h; 1] where there is a bias, of widths d′
-and h′. M_b = W2ᵀ S_b W2. Each block is a sum over rows of small Kronecker products:
+Index legend: j, l hidden units; i, m inputs; k outputs; M_b = W2ᵀ S_b W2; x̃ = [x; 1] and h̃ = [h; 1] where there is a
+bias. Each block is a sum over rows of small Kronecker products:
 
-    H11[(j,i),(l,m)] = Σ_b x̃_bi x̃_bm (φ′_bj φ′_bl M_b,jl + δ_jl φ″_bj dH_bj)
+    H11[(j,i),(l,m)] = Σ_b c_b,jl x̃_bi x̃_bm,  c_b,jl = φ′_bj φ′_bl M_b,jl + δ_jl φ″_bj dH_bj
     H12[(j,i),(k,l)] = Σ_b x̃_bi φ′_bj (δ_jl G_bk + h̃_bl (S_b W2)_kj)        (no δ for h̃'s 1)
     H22[(k,l),(m,n)] = Σ_b S_b,km h̃_bl h̃_bn
 
-H11 and H22 are symmetric in each of their two pairs of indices, so they come from one product (pairs, B) (B, pairs) of
-a quarter of the FLOPs. The GGN lacks φ″ ⊙ dH and δ_jl G.
+A layer's own square is symmetric in its two units: products are made for j ≤ l only, some units at a time, and what
+comes out is put in both its places at once, so that nothing of the matrix's size is needed beside it. The GGN lacks
+φ″ ⊙ dH and δ_jl G.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,15 +21,9 @@ from torch import Tensor
 from .pairs import Pairs
 from .rows import Rows
 
-_CHUNK = 1 << 22  # elements that are spread out at a time, so that what is between stays small beside the matrix
+Write = Callable[[Tensor, Tensor], Tensor]  # Tensor.copy_ for the first rows, Tensor.add_ for all others
 
-
-class Parts(NamedTuple):
-    """What rows add up to: first (pairs of h, pairs of d′), mixed (h,d′,q,h′), second (pairs of q, pairs of h′)."""
-
-    first: Tensor
-    mixed: Tensor
-    second: Tensor
+_CHUNK = 1 << 22  # elements of what is made at a time: small enough for a cache, large enough for a matrix product
 
 
 class Layer(NamedTuple):
@@ -43,98 +39,109 @@ class Layer(NamedTuple):
         """Where the next one starts."""
         return self.start + self.units * (self.inputs + self.bias)
 
-    def slots(self) -> list[tuple[slice, slice]]:
-        """Pairs of a place among all parameters, and the columns of [W b] that belong there."""
-        weights = self.start + self.units * self.inputs
-        places = [(slice(self.start, weights), slice(0, self.inputs))]
+    def slots(self, units: slice) -> list[tuple[slice, slice]]:
+        """For the weights of some units, and their biases: the place among all parameters, the columns of [W b]."""
+        d, biases = self.inputs, self.start + self.units * self.inputs
+        places = [(slice(self.start + units.start * d, self.start + units.stop * d), slice(0, d))]
         if self.bias:
-            places.append((slice(weights, self.stop), slice(self.inputs, self.inputs + 1)))
+            places.append((slice(biases + units.start, biases + units.stop), slice(d, d + 1)))
         return places
 
-
-def parts(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Parts:
-    """The three blocks' sums over these rows."""
-    return Parts(
-        first_layer(rows, ggn, hidden_bias), mixed(rows, ggn, hidden_bias, output_bias), second_layer(rows, output_bias)
-    )
+    @property
+    def decayed(self) -> slice:
+        """The weights' places: what λ acts on."""
+        return self.slots(slice(0, self.units))[0][0]
 
 
-def first_layer(rows: Rows, ggn: bool, bias: bool) -> Tensor:
-    """H11 as (pairs of h, pairs of d′)."""
-    x = extended(rows.x, bias)
-    units, inputs = Pairs(rows.h.shape[1], x.device), Pairs(x.shape[1], x.device)
-    a, s, p = rows.S.a, rows.S.s, rows.S.p
-    w2w2 = units.products(rows.w2)  # W2_kj W2_kl, shape (q, pairs)
-    K = w2w2.sum(0).expand(len(x), -1) if s is None else s @ w2w2
-    if p is not None:
-        K = K - units.products(p @ rows.w2)
-    K = units.products(rows.dphi) * (a * K)  # φ′_j φ′_l M_jl
-    if not ggn and rows.bend is not None:
-        units.add_to_diagonal(K, rows.bend)
-    return K.t() @ inputs.products(x)
+def most_rows(n: int, layers: tuple[Layer, ...]) -> int:
+    """Of how many rows at a time the products x̃ x̃ᵀ, x̃ h̃ᵀ, h̃ h̃ᵀ take no more than half of what the matrix (n,n) does."""
+    widest = max(layer.inputs + layer.bias for layer in layers)
+    return max(1, max(_CHUNK, n * n // 2) // widest**2)
 
 
-def mixed(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Tensor:
-    """H12, shape (h,d′,q,h′)."""
-    x, h, S = extended(rows.x, hidden_bias), extended(rows.h, output_bias), rows.S
-    q, units = rows.w2.shape
-    sizes = (units, x.shape[1], q, h.shape[1])
-    left = outer(rows.dphi, x)  # φ′_bj x̃_bi, shape (B,hd′)
-    right = outer(S.a.expand(-1, q) if S.s is None else S.a * S.s, h)  # a s_bk h̃_bl, shape (B,qh′)
-    block = (left.t() @ right).view(sizes) * rows.w2.t()[:, None, :, None]
-    if S.p is not None:  # − a p_bk (p W2)_bj, and s = p
-        block -= (outer(rows.dphi * (S.p @ rows.w2), x).t() @ right).view(sizes)
-    if not ggn:
-        block.diagonal(dim1=0, dim2=3).add_((left.t() @ rows.g).view(sizes[:3]).permute(1, 2, 0))  # δ_jl G_bk
-    return block
+def add_hessian(H: Tensor, rows: Rows, ggn: bool, layers: tuple[Layer, Layer], write: Write) -> None:
+    """Write these rows' part of the matrix (n,n), without the penalty."""
+    add_first_layer(H, rows, ggn, layers[0], write)
+    add_second_layer(H, rows, layers[1], write)
+    add_mixed(H, rows, ggn, layers, write)
 
 
-def second_layer(rows: Rows, bias: bool) -> Tensor:
-    """H22 as (pairs of q, pairs of h′)."""
-    h, (a, s, _), p, q = extended(rows.h, bias), rows.S, rows.S.p, rows.w2.shape[0]
-    outputs, inputs = Pairs(q, h.device), Pairs(h.shape[1], h.device)
-    S = h.new_zeros(len(h), len(outputs.first)) if p is None else -a * outputs.products(p)
-    outputs.add_to_diagonal(S, a.expand(-1, q) if s is None else a * s)
-    return S.t() @ inputs.products(h)
+def add_first_layer(H: Tensor, rows: Rows, ggn: bool, layer: Layer, write: Write) -> None:
+    """H11 into the layer's square of H."""
+    (a, s, _), p = rows.S, rows.S.p
+    pw = None if p is None else p @ rows.w2
+
+    def weights_of(pairs: Pairs) -> Tensor:
+        w2w2 = pairs.products(rows.w2)  # W2_kj W2_kl, shape (q, pairs)
+        M = w2w2.sum(0) if s is None else s @ w2w2
+        if pw is not None:
+            M = M - pairs.products(pw)
+        c = pairs.products(rows.dphi) * (a * M)  # φ′_j φ′_l M_jl
+        if not ggn and rows.bend is not None:
+            pairs.add_to_diagonal(c, rows.bend)
+        return c
+
+    _add_square(H, layer, weights_of, rows.x, write)
 
 
-def assembled(first: Tensor, both: Tensor, second: Tensor, layers: tuple[Layer, Layer], decay: float) -> Tensor:
-    """H (n,n) in the parameters' own order, λ included."""
-    H = first.new_empty(layers[1].stop, layers[1].stop)
-    for layer, block in zip(layers, (first, second), strict=True):
-        place_symmetric(H, block, layer)
-    for rows, columns in ((row, column) for row in layers[0].slots() for column in layers[1].slots()):
-        part = both[:, rows[1], :, columns[1]]
-        H[rows[0], columns[0]].view(part.shape).copy_(part)
-        H[columns[0], rows[0]].view(part.permute(2, 3, 0, 1).shape).copy_(part.permute(2, 3, 0, 1))
-    for layer in layers:
-        H.diagonal()[layer.slots()[0][0]] += decay
-    return H
+def add_second_layer(H: Tensor, rows: Rows, layer: Layer, write: Write) -> None:
+    """H22 into the layer's square of H."""
+    (a, s, _), p = rows.S, rows.S.p
+    diagonal = a.expand(-1, layer.units) if s is None else a * s
+
+    def weights_of(pairs: Pairs) -> Tensor:
+        c = a.new_zeros(len(a), len(pairs)) if p is None else -a * pairs.products(p)
+        pairs.add_to_diagonal(c, diagonal)
+        return c
+
+    _add_square(H, layer, weights_of, rows.h, write)
 
 
-def layer_block(block: Tensor, layer: Layer, decay: float) -> Tensor:
-    """One layer's square of H, λ included, from its (pairs of units, pairs of inputs)."""
-    H = block.new_empty(layer.stop, layer.stop)
-    place_symmetric(H, block, layer)
-    H.diagonal()[layer.slots()[0][0]] += decay
-    return H
+def add_mixed(H: Tensor, rows: Rows, ggn: bool, layers: tuple[Layer, Layer], write: Write) -> None:
+    """H12 and its transpose."""
+    first, second = layers
+    S, (q, h) = rows.S, rows.w2.shape
+    x, hidden = extended(rows.x, first.bias), extended(rows.h, second.bias)
+    xh = outer(x, hidden)  # x̃_bi h̃_bl
+    Sw = rows.w2.t() if S.p is None else rows.w2.t() - (S.p @ rows.w2)[:, :, None]  # (h,q) or (B,h,q)
+    Sw = (S.a if S.s is None else S.a * S.s)[:, None] * Sw  # (S_b W2)_kj as (B,h,q)
+    step = max(1, _CHUNK // (q * xh.shape[1]))
+    for units in (slice(at, min(at + step, h)) for at in range(0, h, step)):
+        dphi, n = rows.dphi[:, units, None], units.stop - units.start
+        block = ((dphi * Sw[:, units]).flatten(1).t() @ xh).view(n, q, x.shape[1], -1)  # (j,k,i,l)
+        if not ggn:
+            meeting = ((dphi * rows.g[:, None]).flatten(1).t() @ x).view(n, q, -1)  # δ_jl G_bk, as (j,k,i)
+            block.diagonal(units.start, 0, 3).add_(meeting.permute(1, 2, 0))
+        for row, i in first.slots(units):
+            for column, l in second.slots(slice(0, q)):  # noqa: E741
+                part = block[:, :, i, l]
+                write(H[row, column].view(n, -1, q, part.shape[3]), part.permute(0, 2, 1, 3))
+                write(H[column, row].view(q, -1, n, part.shape[2]), part.permute(1, 3, 0, 2))
 
 
-def place_symmetric(H: Tensor, block: Tensor, layer: Layer) -> None:
-    """Spread a block (pairs of units, pairs of inputs) over the layer's square in H, some units at a time."""
-    width = layer.inputs + layer.bias
-    units, inputs = Pairs(layer.units, H.device), Pairs(width, H.device).table.flatten()
-    step = max(1, _CHUNK // max(1, layer.units * width * width))
-    for at in range(0, layer.units, step):
-        some = units.table[at : at + step]
-        spread = block.index_select(0, some.flatten()).index_select(1, inputs)
-        spread = spread.view(*some.shape, width, width).permute(0, 2, 1, 3)  # (units, d′, h, d′)
-        for place, columns in layer.slots():
-            a = columns.stop - columns.start
-            here = slice(place.start + at * a, place.start + (at + len(some)) * a)
-            for other, others in layer.slots():
-                part = spread[:, columns, :, others]
-                H[here, other].view(part.shape).copy_(part)
+def _add_square(H: Tensor, layer: Layer, weights_of: Callable[[Pairs], Tensor], inputs: Tensor, write: Write) -> None:
+    """Σ_b c_b,jl ã_bi ã_bm into the layer's square, ``inputs`` a (B,d) and c from ``weights_of`` some pairs."""
+    units, d = layer.units, layer.inputs
+    every = Pairs(units, inputs.device)
+    aa = outer(inputs, inputs)
+    ones = extended(inputs, layer.bias)
+    to_bias = inputs.new_empty(len(every), d + 1)
+    for some in every.chunks(max(1, _CHUNK // max(len(inputs), d * d))):
+        c = weights_of(some)
+        block = (c.t() @ aa).view(-1, d, d)  # (pairs,i,m)
+        if layer.bias:
+            to_bias[some.numbers] = c.t() @ ones  # (pairs,m), of i = d
+        for j, part in zip(range(some.start, some.stop), block.split(some.lengths), strict=True):  # (l,i,m), l ≥ j
+            own = layer.slots(slice(j, j + 1))[0][0]
+            row, column = slice(own.start, layer.start + units * d), slice(own.stop, layer.start + units * d)
+            write(H[own, row].view(d, -1, d), part.transpose(0, 1))
+            write(H[column, own].view(-1, d, d), part[1:])
+    if layer.bias:
+        (weights, _), (biases, _) = layer.slots(slice(0, units))
+        spread = to_bias[every.table]  # (j,l,m)
+        write(H[biases, weights].view(units, units, d), spread[:, :, :d])
+        write(H[weights, biases].view(units, d, units), spread[:, :, :d].transpose(1, 2))
+        write(H[biases, biases], spread[:, :, d])
 
 
 def unit_blocks(weight: Tensor, inputs: Tensor, bias: bool) -> Tensor:

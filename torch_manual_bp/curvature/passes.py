@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..autograd import state
 from ..training.problem import Batch, Goal, Net
+from .dense import Write
 from .rows import Rows, Weighted, pass_over
 
 T = TypeVar("T")
@@ -44,6 +45,22 @@ class Passes:
             total = term(self._rows(first))
             for tile in others:
                 total = _added(total, term(self._rows(tile)))
+            return self._of_all_processes(total)
+
+    def into(self, total: Tensor, add: Callable[[Tensor, Rows, Write], None], most_rows: int) -> Tensor:
+        """``total`` with the sum over all rows, of all processes.
+
+        Args:
+            total: what is written to; its values are not read.
+            add: writes what some rows are worth to it.
+            most_rows: how many rows ``add`` takes at a time.
+        """
+        write: Write = Tensor.copy_
+        with torch.no_grad(), state.without_autocast(self._device_type):
+            for tile in self._tiles:
+                for rows in self._rows(tile).parts(most_rows):
+                    add(total, rows, write)
+                    write = Tensor.add_
             return self._of_all_processes(total)
 
     def each(self, of: Callable[[Rows], Tensor]) -> Tensor:

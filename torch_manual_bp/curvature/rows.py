@@ -1,5 +1,6 @@
 """What every quantity of second order reads: the forward pass and the backward pass down to ∂L/∂H, made once."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -44,6 +45,15 @@ class Rows(NamedTuple):
         if self.phi.from_output is None:
             return self.phi.d2phi(self.seen)
         return self.phi.from_output.dphi_dh(self.seen) * self.dphi  # φ″ = ∂φ′/∂h φ′
+
+    def parts(self, most: int) -> Iterator["Rows"]:
+        """The same rows, at most so many at a time."""
+        for at in range(0, max(1, len(self.x)), most):
+            some = slice(at, at + most)
+            S = self.S._replace(a=self.S.a[some], s=None if self.S.s is None else self.S.s[some])
+            x, seen, h, dphi, g = (t[some] for t in (self.x, self.seen, self.h, self.dphi, self.g))
+            bend = None if self.bend is None else self.bend[some]
+            yield Rows(x, seen, h, dphi, g, S, self.dh[some], bend, self.w1, self.w2, self.phi)
 
 
 class Weighted(NamedTuple):
