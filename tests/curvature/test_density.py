@@ -39,8 +39,8 @@ def test_with_unit_vectors_and_all_steps_eigenvalues_are_counted_one_by_one(H):
     eigenvalues = torch.linalg.eigvalsh(H)
     gaps = eigenvalues.diff()
     for i in (gaps > 1e-3).nonzero().flatten().tolist():  # in the middle of a gap nothing can be counted wrongly
-        assert density.count(high=float(eigenvalues[i] + gaps[i] / 2)) == pytest.approx(i + 1, abs=1e-6)
-    assert density.count() == pytest.approx(n, abs=1e-9)
+        assert density.number(high=float(eigenvalues[i] + gaps[i] / 2)) == pytest.approx(i + 1, abs=1e-6)
+    assert density.number() == pytest.approx(n, abs=1e-9)
 
 
 @pytest.mark.parametrize("ggn", [False, True], ids=["hessian", "ggn"])
@@ -72,7 +72,7 @@ def test_a_density_worked_by_hand():
     density = Density(
         torch.tensor([-1.0, 2.0], dtype=torch.float64), torch.tensor([0.25, 0.75], dtype=torch.float64), 8
     )
-    assert (density.moment(1), density.moment(2), density.count(high=0)) == (1.25, 3.25, 2)
+    assert (density.moment(1), density.moment(2), density.number(high=0)) == (1.25, 3.25, 2)
     peak = 1 / math.sqrt(2 * math.pi)
     assert density.at(torch.tensor(2.0), 1).item() == pytest.approx(peak * (0.75 + 0.25 * math.exp(-4.5)), rel=1e-12)
 

@@ -43,7 +43,7 @@ class Density(NamedTuple):
         away = (points.double().to(self.values.device)[..., None] - self.values) / width
         return (away.square().div(-2).exp() @ self.weights) / (width * math.sqrt(2 * math.pi))
 
-    def count(self, low: float = -math.inf, high: float = math.inf) -> float:
+    def number(self, low: float = -math.inf, high: float = math.inf) -> float:
         """About how many of the n eigenvalues lie in [low, high): n times the weight there."""
         inside = (self.values >= low) & (self.values < high)
         return self.n * float(self.weights[inside].sum())
