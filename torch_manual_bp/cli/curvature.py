@@ -61,7 +61,7 @@ def show_curvature(
     = "float64",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the random net and of the estimates.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder to write spectrum.png, spectrum.csv and report.json to.")]
+    out: Annotated[Path, typer.Option(help="Folder to write spectrum.png, spectrum.csv and curvature.json to.")]
     = Path("runs/curvature"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as data.")] = False,
     debug: Debug = False,
@@ -86,7 +86,7 @@ def show_curvature(
                 raise ValueError(f"curvature: a model has its own sizes, φ and loss; got {', '.join(given)} beside it")
             rows = (data, label, delimiter, header)
             case = _trained_case(model, rows, weight_decay, DTYPES[dtype])
-        with RunFolder(out, "report.json") as folder:
+        with RunFolder(out, "curvature.json") as folder:
             mlp, x, y = case.mlp.to(device), case.x.to(device), case.y.to(device)
             objective = Objective(mlp, case.loss, case.weight_decay, tile_rows=tile_rows)
             with Console(stderr=True).status("") as status, _enough_memory():
@@ -97,7 +97,7 @@ def show_curvature(
             files = folder.write({
                 "spectrum.png": spectrum_png(spectra, caption(content)),
                 "spectrum.csv": spectra_csv(spectra),
-                "report.json": text.encode(),
+                "curvature.json": text.encode(),
             })  # fmt: skip
     if as_json:
         print(text, end="")
@@ -167,7 +167,9 @@ def _show(content: dict[str, Any]) -> None:
     for heading in ("", *found):
         table.add_column(heading, justify="right" if heading else "left")
     for words, cell in _ROWS.items():
-        table.add_row(words, *(cell(data) for data in found.values()))
+        cells = [cell(data) for data in found.values()]
+        if any(cells):
+            table.add_row(words, *cells)
     console.print(table, highlight=False)
     entries = Table(title="diagonal")
     for heading in ("", "", "smallest", "median", "largest", "below 0"):
@@ -204,6 +206,7 @@ def _null(data: dict[str, Any]) -> str:
 
 _ROWS = {
     "trace": lambda data: f"{data['trace']:.6g}",
+    "trace of the estimate": lambda data: f"{data['trace_of_the_estimate']:.6g}" if not data["exact"] else "",
     "largest eigenvalues": lambda data: (
         "not converged" if data["largest"] is None else "\n".join(f"{value:.6g}" for value in data["largest"])
     ),

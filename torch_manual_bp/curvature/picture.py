@@ -94,11 +94,14 @@ def _range(spectra: Sequence[Spectrum]) -> tuple[float, float, float]:
 
 
 def _edges(linear: float, low: float, high: float) -> Tensor:
-    """Bars of equal width on the axis: the logarithm's on both sides, one in the middle."""
+    """Bars of equal width on the axis: the logarithm's on both sides, and the middle.
+
+    Powers of ten are inside of bars: where λ is one, rounding does not deal its many eigenvalues out over two.
+    """
 
     def beyond(end: float) -> Tensor:
-        count = max(1, math.ceil(_BARS * math.log10(end / linear)))
-        return linear * 10 ** (torch.arange(1, count + 1, dtype=torch.float64) / _BARS)
+        count = max(0, math.ceil(_BARS * math.log10(end / linear) - 0.5))
+        return linear * 10 ** ((torch.arange(count + 1, dtype=torch.float64) + 0.5) / _BARS)
 
     middle = torch.tensor([-linear, linear], dtype=torch.float64)
     negative = [-beyond(-low).flip(0)] if low < -linear else []

@@ -75,7 +75,7 @@ def spectra_csv(spectra: Sequence[Spectrum]) -> bytes:
 def caption(report: dict[str, Any]) -> str:
     """What a picture of it shows, and how that was computed."""
     exact = next(report[name]["exact"] for name in KEYS.values() if name in report)
-    how = "all eigenvalues, exact" if exact else "stochastic Lanczos quadrature; trace and triangles are exact"
+    how = "all eigenvalues, exact" if exact else "stochastic Lanczos quadrature (traces are exact)"
     return f"{headline(report)} · {how}"
 
 

@@ -137,9 +137,11 @@ def _at_least(
     if null.count == c.n:
         return Condition(None, null.count, True)
     start = c._random(generator)()
-    krylov = Krylov(lambda v: null.without(c.ggnvp(v)), null.without(start), STEPS)
+    krylov = Krylov(c.ggnvp, null.without(start), STEPS, null.without)
+    small = torch.finfo(start.dtype).eps ** 0.5
     for _ in krylov.steps():
-        pass
+        if krylov.residual <= small * krylov.largest:
+            break  # all that is left is rounding
     smallest = min([float(krylov.eigh()[0][0]), *null.quotients])
     return Condition(largest / max(smallest, rounding) if largest > 0 else None, null.count, True)
 
