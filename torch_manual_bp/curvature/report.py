@@ -98,8 +98,8 @@ def notes(report: dict[str, Any]) -> list[str]:
         notes.append("All eigenvalues were computed. Null: |λ| ≤ rounding.")
     else:
         notes.append(
-            "Too many parameters for all eigenvalues (--exact-up-to): those shown are Lanczos's, the picture is an "
-            "estimate, ≥ says what holds for certain."
+            "Too many parameters for all eigenvalues (--exact-up-to). Those shown are Lanczos's,\n"
+            "the picture is an estimate, and ≥ says what holds for certain."
         )
         if "hessian" in found:
             notes.append("Products alone tell nothing certain of H's smallest |λ|, so its condition is not known.")
