@@ -146,6 +146,40 @@ def test_a_matrix_of_zeros_has_no_condition():
         assert (found.condition.value, found.condition.null) == (None, c.n)
 
 
+@pytest.mark.parametrize("up_to", [4096, 0], ids=["exact", "products"])
+@pytest.mark.parametrize("margin", [36, 700])
+def test_what_is_left_of_terms_that_cancel_is_not_taken_for_curvature(margin, up_to):
+    """Rows that are all but certain: S_b = diag(p) − p pᵀ is rounding then, and has eigenvalues below 0."""
+    mlp = tmb.MLP(3, 4, 3, "tanh", dtype=torch.float64)
+    with torch.no_grad():
+        mlp.fc2.bias[0] = margin
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
+    objective = tmb.Objective(mlp)
+    c = tmb.curvature.Curvature(objective, x, y)
+    values = torch.linalg.eigvalsh(c.dense(ggn=True))
+    assert values[0] < -c.n * 2**-52 * values[-1]  # what is semidefinite has one, beyond n ε |λ|max
+    for ggn in (False, True):
+        found = spectrum(c, objective, ggn, 2, up_to)
+        assert found.negative == 0
+        assert found.rounding >= found.values.abs().max()
+        assert found.condition is None or found.condition.value is None
+
+
+def test_rounding_hides_no_curvature_that_there_is():
+    """S_b shrinks with e^−margin, and so do eigenvalues, as long as they are above rounding."""
+    mlp = tmb.MLP(3, 4, 3, "tanh", dtype=torch.float64)
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
+    found = []
+    for margin in (12, 20):
+        with torch.no_grad():
+            mlp.fc2.bias[0] = margin
+        objective = tmb.Objective(mlp)
+        found.append(spectrum(tmb.curvature.Curvature(objective, x, y), objective, True, 4))
+        assert (found[-1].condition.null, found[-1].negative) == (5, 0)
+    near, far = (torch.tensor(f.largest, dtype=torch.float64) for f in found)
+    torch.testing.assert_close(far * torch.e**8, near, rtol=1e-4, atol=0)
+
+
 def test_more_eigenvalues_than_there_are_are_refused():
     with pytest.raises(ValueError, match="spectrum: k must be between 1 and n = 3, got 4"):
         both(make(Case("tanh", "mse", biases=(0, 1), shape=(4, 1, 1, 1))), ggn=False)

@@ -192,10 +192,15 @@ def _condition(data: dict[str, Any]) -> str:
     return f"{'≥ ' if found['is_bound'] else ''}{found['value']:.4g}"
 
 
+def _largest(data: dict[str, Any]) -> str:
+    return "not converged" if data["largest"] is None else "\n".join(_value(value, data) for value in data["largest"])
+
+
 def _smallest(data: dict[str, Any]) -> str:
-    value = data["smallest"]
-    if value is None:
-        return "not known"
+    return "not known" if data["smallest"] is None else _value(data["smallest"], data)
+
+
+def _value(value: float, data: dict[str, Any]) -> str:
     return "0 within rounding" if abs(value) <= data["rounding"] else f"{value:.6g}"
 
 
@@ -207,12 +212,10 @@ def _null(data: dict[str, Any]) -> str:
 _ROWS = {
     "trace": lambda data: f"{data['trace']:.6g}",
     "trace of the estimate": lambda data: f"{data['trace_of_the_estimate']:.6g}" if not data["exact"] else "",
-    "largest eigenvalues": lambda data: (
-        "not converged" if data["largest"] is None else "\n".join(f"{value:.6g}" for value in data["largest"])
-    ),
+    "largest eigenvalues": _largest,
     "smallest eigenvalue": _smallest,
     "eigenvalues below 0": lambda data: f"{'≥ ' if data['negative']['at_least'] else ''}{data['negative']['count']}",
     "null directions": _null,
     "condition without them": _condition,
-    "rounding, n ε |λ|max": lambda data: f"{data['rounding']:.1e}",
+    "rounding": lambda data: f"{data['rounding']:.1e}",
 }

@@ -106,7 +106,7 @@ def notes(report: dict[str, Any]) -> list[str]:
     if report["loss"] == "cross_entropy" and report["net"]["output_bias"]:
         notes.append("Cross-entropy does not change when the same is added to all of b2: that direction is null.")
     if report["loss"] == "cross_entropy" and not report["weight_decay"]:
-        notes.append("Nor, where λ is 0, when the same is added to all rows of W2: h more.")
+        notes.append("Cross-entropy without λ: adding the same to all rows of W2 changes nothing: h null directions.")
     return notes
 
 

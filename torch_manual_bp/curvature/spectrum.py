@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ..nn import Objective
+from . import diagonals
 from .curvature import Curvature
 from .lanczos import Krylov
 from .null import Null
+from .output import OutputCurvature
+from .rows import Rows
 
 EXACT_UP_TO = 4096  # parameters: 128 MiB in float64, and seconds for all eigenvalues
 TOLERANCE = 1e-6  # of Lanczos's residuals, of the largest eigenvalue
@@ -52,7 +55,8 @@ class Spectrum:
         exact: whether all eigenvalues were computed.
         trace: Σ λ, exact.
         diagonal: of each parameter, by name, exact.
-        rounding: n · ε · |λ|max: an eigenvalue that is no larger may be 0.
+        rounding: ε times the larger of n |λ|max and Σ_b a_b ‖∂o_b/∂θ‖², the trace before terms of S_b cancel, of which
+            little is left where softmax or σ are close to 0 and 1; an eigenvalue that is no larger may be 0.
         largest: those of largest magnitude, in that order; None where Lanczos did not converge.
         smallest: the most negative one (the smallest where none is); None where it is not known.
         negative: how many are below −rounding; at least so many where not exact.
@@ -95,9 +99,10 @@ def spectrum(
     diagonal = c.ggn_diagonal() if ggn else c.diagonal()
     trace, entries = float(c.trace(ggn=ggn)), {name: _entries(part) for name, part in diagonal.items()}
     eps = torch.finfo(next(iter(diagonal.values())).dtype).eps
+    terms = float(c._passes.sum(lambda rows: _terms(rows, *c._biases)))
     if c.n <= exact_up_to:
         values = torch.linalg.eigvalsh(c.dense(ggn=ggn)).double().cpu()
-        rounding = c.n * eps * float(values.abs().max())
+        rounding = eps * max(c.n * float(values.abs().max()), terms)
         largest = values[values.abs().argsort(descending=True)[:k]].tolist()
         negative = int((values < -rounding).sum())
         return Spectrum(
@@ -108,7 +113,7 @@ def spectrum(
     top = _eigenvalues(c, ggn, k, "LM", generator)
     bottom = None if ggn else _eigenvalues(c, ggn, 1, "SA", generator)
     known = [*density.values[[0, -1]].tolist(), *(top or ()), *(bottom or ())]
-    rounding = c.n * eps * max(map(abs, known))
+    rounding = eps * max(c.n * max(map(abs, known)), terms)
     # a compression has no more negative eigenvalues than the matrix: one probe's Ritz values are at most so many
     below = math.ceil(int((density.values < -rounding).sum()) / PROBES)
     below = max(below, sum(value < -rounding for value in {*(top or ()), *(bottom or ())}))
@@ -143,7 +148,15 @@ def _at_least(
         if krylov.residual <= small * krylov.largest:
             break  # all that is left is rounding
     smallest = min([float(krylov.eigh()[0][0]), *null.quotients])
-    return Condition(largest / max(smallest, rounding) if largest > 0 else None, null.count, True)
+    if largest <= rounding:
+        return Condition(None, null.count, True)
+    return Condition(largest / (max(smallest, 0.0) + rounding), null.count, True)
+
+
+def _terms(rows: Rows, hidden_bias: bool, output_bias: bool) -> Tensor:
+    """Σ_b a_b ‖∂o_b/∂θ‖²: the GGN's trace, were S_b = a_b 1; its own parts, diag(s_b) and p_b p_bᵀ, are no larger."""
+    S = OutputCurvature(rows.S.a, None, None)
+    return diagonals.trace(rows._replace(S=S), True, hidden_bias, output_bias)
 
 
 def _eigenvalues(c: Curvature, ggn: bool, k: int, which: str, generator: torch.Generator | None) -> list[float] | None:
