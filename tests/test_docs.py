@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import torch_manual_bp
+from torch_manual_bp.cli import app
 from torch_manual_bp.equations import ACTIVATIONS, LOSSES, check, table
 from torch_manual_bp.memory.plan import planned
 from torch_manual_bp.memory.profile import compared
@@ -63,6 +65,29 @@ def test_quoted_plans_are_what_is_printed():
     assert rows == [(way, f"{plan.call_bytes:,}", plan.formula) for way, plan in plans.items()]
 
 
+CURVATURE = (ROOT / "docs" / "curvature.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", CURVATURE, re.DOTALL), ids=("eigenvalues", "density", "newton")
+)
+def test_python_blocks_about_curvature_run(block):
+    if "scipy" in block:
+        pytest.importorskip("scipy")
+    exec(compile(block, "curvature.md", "exec"), {})
+
+
+def test_every_command_about_curvature_is_one_of_the_program_s():
+    """Its options are there, and its pictures are those that the page shows."""
+    commands = re.findall(r"^\$ python -m torch_manual_bp (\w+) (.*?)(?: #.*)?$", CURVATURE, re.MULTILINE)
+    assert len(commands) == 6
+    for command, arguments in commands:
+        told = " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output.split())
+        assert all(option in told for option in re.findall(r"(?<= )--?[a-zA-Z-]+", f" {arguments}"))
+    for picture in re.findall(r"!\[.*\]\((.*?)\)", CURVATURE):
+        assert (ROOT / "docs" / picture).exists()
+
+
 def test_quoted_table_is_what_is_printed():
     assert str(table("tanh", "cross_entropy")) in README
 
@@ -83,7 +108,13 @@ def test_docstring_example_runs():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/cuda.md", "docs/memory.md", "docs/pipeline.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(f"docs/{n}.md" for n in ("cuda", "curvature", "memory", "pipeline")),
+    ],
 )
 def test_files_that_the_documents_name_exist(name):
     text = (ROOT / name).read_text()

@@ -20,7 +20,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _EXTRA:
             raise
-        print(f'{error.name} is missing: pip install "torch_manual_bp[train]"', file=sys.stderr)
+        extra = "curvature" if sys.argv[1:2] == ["curvature"] else "train"
+        print(f'{error.name} is missing: pip install "torch_manual_bp[{extra}]"', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:  # while modules are still being loaded
         print("Interrupted; nothing was written.", file=sys.stderr)

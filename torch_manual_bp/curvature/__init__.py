@@ -1,7 +1,8 @@
 """Second derivatives in closed form, in plain torch: products, diagonals, matrix, factors, spectrum."""
 
 from .curvature import Curvature
+from .density import Density
 from .kfac import Kronecker
 from .low_rank import LowRank
 
-__all__ = ["Curvature", "Kronecker", "LowRank"]
+__all__ = ["Curvature", "Density", "Kronecker", "LowRank"]

@@ -14,8 +14,9 @@ from ..nn.objective import check_decay, goal_of
 from ..training.problem import Batch, Goal, Net, sum_dtype
 from . import dense, diagonals, inputs, kfac, products
 from .dense import Layer, Write
+from .density import Density, stochastic_lanczos
 from .kfac import Kronecker
-from .lanczos import WHICH, lanczos
+from .lanczos import WHICH, Random, lanczos
 from .low_rank import LowRank
 from .passes import Passes
 from .rows import Rows
@@ -246,15 +247,38 @@ class Curvature:
             raise ValueError(f"eigsh: k must be between 1 and n = {self.n}, got {k}")
         if which not in WHICH:
             raise ValueError(f"eigsh: which must be one of {', '.join(WHICH)}; got {which!r}")
-        dtype, device = self._space.dtype, self._space.device
         if tolerance is None:
-            tolerance = torch.finfo(dtype).eps ** (2 / 3)
+            tolerance = torch.finfo(self._space.dtype).eps ** (2 / 3)
+        return lanczos(self.ggnvp if ggn else self.hvp, self._random(generator), k, which, tolerance, max_steps)
+
+    def spectral_density(
+        self, *, ggn: bool = False, probes: int = 8, steps: int = 64, generator: torch.Generator | None = None
+    ) -> Density:
+        """How all n eigenvalues of H (or the GGN) lie, estimated by stochastic Lanczos quadrature.
+
+        It takes probes · steps products and keeps ``steps`` vectors of n numbers at a time.
+
+        Args:
+            ggn: of the GGN.
+            probes: random vectors; what the estimate misses of a trace falls with their square root.
+            steps: products for each, 1 at least: the more, the finer it resolves.
+            generator: of the random vectors.
+
+        Raises:
+            ValueError: probes or steps below 1.
+        """
+        if probes < 1 or steps < 1:
+            raise ValueError(f"spectral_density: probes and steps must be at least 1, got {probes} and {steps}")
+        return stochastic_lanczos(self.ggnvp if ggn else self.hvp, self._random(generator), probes, steps)
+
+    def _random(self, generator: torch.Generator | None) -> Random:
+        """Normal vectors (n,), the same on each process."""
 
         def random() -> Tensor:
-            v = torch.randn(self.n, dtype=dtype, device=device, generator=generator)
+            v = torch.randn(self.n, dtype=self._space.dtype, device=self._space.device, generator=generator)
             return self._passes.same_everywhere(v)
 
-        return lanczos(self.ggnvp if ggn else self.hvp, random, k, which, tolerance, max_steps)
+        return random
 
     def low_rank(self, k: int = 6, *, ggn: bool = False, **options: Any) -> LowRank:
         """U diag(λ) Uᵀ + diag(δ): the k leading eigenpairs, and the δ that makes the diagonal exact.

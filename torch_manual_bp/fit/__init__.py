@@ -6,6 +6,7 @@ need the extra ``train``, and `torch_manual_bp.fit.job` brings them all together
 
 from .csv_file import load_csv, read_features
 from .dataset import TASKS, Dataset
+from .labelled import load_labelled
 from .learner import Diverged
 from .model_file import Model, load_model
 from .paths import PATHS
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "load_csv",
     "load_digits",
+    "load_labelled",
     "load_model",
     "load_npz",
     "read_features",

@@ -67,9 +67,32 @@ class CsvFile:
         except ValueError:
             number = count
         if not -count <= number < count:
-            self.fail(f"{argument} must be one of the columns {_listed(self.names)}, or a number in [{-count}, {count})"
+            self.fail(f"{argument} must be one of the columns {listed(self.names)}, or a number in [{-count}, {count})"
                       f", got {column!r}")  # fmt: skip
         return number % count
+
+    def features(self, names: Sequence[str], labels: Sequence[int] = ()) -> list[int]:
+        """Where a model's features stand: by name where there is a header, else the columns in order.
+
+        Args:
+            names: what the model calls them.
+            labels: positions of columns that are no features.
+
+        Raises:
+            ValueError: one is missing or is a label, or without a header there are more or fewer columns.
+        """
+        rest = [i for i in range(len(self.names)) if i not in labels]
+        if not self.header and len(rest) == len(names):
+            return rest
+        found = {self.names[i]: i for i in rest}
+        # without a header names are numbers, which tell where the features are in a file like the one trained on
+        if (self.header or labels) and set(names) <= set(found):
+            return [found[name] for name in names]
+        if not self.header:
+            self.fail(f"expected {len(names)} columns, one for each feature of the model, got {len(rest)}")
+        missing = [name for name in names if name not in found]
+        twice = " beside the label" if set(missing) & {self.names[i] for i in labels} else ""
+        self.fail(f"expected a column for each feature of the model{twice}, got none for {listed(missing)}")
 
     def read(self, numeric: Sequence[int], text: Sequence[int] = ()) -> tuple[Array, list[list[str]]]:
         """Columns at the positions ``numeric`` as float64, shape (N, len(numeric)), and those at ``text``, a list each.
@@ -163,7 +186,7 @@ def load_csv(
     left_out = {*labels, *(file.position(column, "drop") for column in drop)}
     features = [i for i in range(len(file.names)) if i not in left_out]
     if not features:
-        file.fail(f"expected features beside the label, got only the columns {_listed(file.names)}")
+        file.fail(f"expected features beside the label, got only the columns {listed(file.names)}")
     if task == "classification":
         if len(labels) != 1:
             file.fail(f"label must be one column for classification, got {len(labels)}")
@@ -197,15 +220,10 @@ def read_features(
         ValueError: a feature is missing, or a cell is no finite number.
     """
     file = CsvFile(path, delimiter, header)
-    if file.header and not set(features) <= set(file.names):
-        missing = [name for name in features if name not in file.names]
-        file.fail(f"expected a column for each feature of the model, got none for {_listed(missing)}")
-    if not file.header and len(file.names) != len(features):
-        file.fail(f"expected {len(features)} columns, one for each feature of the model, got {len(file.names)}")
-    numeric = [file.names.index(name) for name in features] if file.header else range(len(features))
-    return file.read(numeric)[0]
+    return file.read(file.features(features))[0]
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The names in quotes, the first of them where they are many."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

@@ -123,7 +123,7 @@ def _files(training: Training, content: dict[str, Any]) -> dict[str, bytes]:
         "curves.png": curves_png(training),
         "curves.csv": report.curves_csv(training),
         "equations.txt": f"{table}\n".encode(),
-        "model.pt": Model.trained(training.mlp, dataset, training.data).to_bytes(),
+        "model.pt": Model.trained(training.mlp, dataset, training.data, settings.weight_decay).to_bytes(),
         SEAL: report.to_json(content),
     }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..nn import MLP
 from . import torch_file
@@ -26,6 +27,7 @@ class Model:
         outputs: names of the q classes or targets.
         x_scale: scaling of the features, from the training rows.
         y_scale: scaling of the targets; None unless the task is regression.
+        weight_decay: λ of the objective that it was trained on; None where that is not known.
     """
 
     mlp: MLP
@@ -34,11 +36,25 @@ class Model:
     outputs: tuple[str, ...]
     x_scale: Scale
     y_scale: Scale | None
+    weight_decay: float | None = None
 
     @classmethod
-    def trained(cls, mlp: MLP, dataset: Dataset, data: Prepared) -> "Model":
-        """The net that was trained on a data set."""
-        return cls(mlp, dataset.task, dataset.features, dataset.outputs, data.x_scale, data.y_scale)
+    def trained(cls, mlp: MLP, dataset: Dataset, data: Prepared, weight_decay: float | None = None) -> "Model":
+        """The net that was trained on a data set, with λ = ``weight_decay``."""
+        return cls(mlp, dataset.task, dataset.features, dataset.outputs, data.x_scale, data.y_scale, weight_decay)
+
+    def tensors(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """X (N,d) and y, class indices (N,) or targets (N,q), scaled as the net was trained, in its dtype, beside it.
+
+        Args:
+            dataset: with the model's own features and outputs, see `load_labelled`.
+        """
+        weight = self.mlp.fc1.weight
+        x = torch.as_tensor(self.x_scale.apply(dataset.x)).to(weight.device, weight.dtype)
+        if self.task == "classification":
+            return x, torch.as_tensor(dataset.y).to(weight.device)
+        y = dataset.y if self.y_scale is None else self.y_scale.apply(dataset.y)
+        return x, torch.as_tensor(y).to(weight.device, weight.dtype)
 
     @torch.no_grad()
     def predict(self, x: Array) -> Array:
@@ -78,6 +94,7 @@ class Model:
             "state_dict": {name: value.cpu() for name, value in mlp.state_dict().items()},
             "x_scale": _tensors(self.x_scale),
             "y_scale": None if self.y_scale is None else _tensors(self.y_scale),
+            "weight_decay": self.weight_decay,
         }
         return torch_file.to_bytes(content)
 
@@ -99,14 +116,15 @@ def load_model(path: str | Path) -> Model:
         y_scale = None if content["y_scale"] is None else _scale(content["y_scale"])
         features, outputs = tuple(content["features"]), tuple(content["outputs"])
         task = task_named(content["task"], "load_model").name
-        return Model(mlp, task, features, outputs, _scale(content["x_scale"]), y_scale)
+        weight_decay = content.get("weight_decay")  # files of the first versions do not have it
+        return Model(mlp, task, features, outputs, _scale(content["x_scale"]), y_scale, weight_decay)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: expected a model of format {_FORMAT}, got a damaged one ({error!r})") from error
 
 
-def _tensors(scale: Scale) -> dict[str, torch.Tensor]:
+def _tensors(scale: Scale) -> dict[str, Tensor]:
     return {"mean": torch.as_tensor(scale.mean), "spread": torch.as_tensor(scale.spread)}
 
 
-def _scale(tensors: dict[str, torch.Tensor]) -> Scale:
+def _scale(tensors: dict[str, Tensor]) -> Scale:
     return Scale(np.asarray(tensors["mean"]), np.asarray(tensors["spread"]))

@@ -78,7 +78,7 @@ class Settings:
         _check_real("held_out", self.held_out, 0 < self.held_out < 1, "in (0, 1)")
         if decay and self.optimizer != "adamw":
             raise ValueError(f"train: decoupled_decay belongs to adamw, got {decay} with {self.optimizer}")
-        _check_device(self.device)
+        check_device(self.device, "train")
 
     @property
     def learning_rate(self) -> float:
@@ -153,10 +153,10 @@ def _check_real(name: str, value: float, good: bool, expected: str) -> None:
         raise ValueError(f"train: {name} must be {expected}, got {value}")
 
 
-def _check_device(name: str) -> None:
-    """Raise unless a tensor with numbers can be made there."""
+def check_device(name: str, op: str) -> None:
+    """Raise a ValueError unless a tensor with numbers can be made there; ``op``: who asks, for the message."""
     try:
         torch.empty(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"train: device must be one that is there, got {name!r} ({reason})") from error
+        raise ValueError(f"{op}: device must be one that is there, got {name!r} ({reason})") from error

@@ -11,7 +11,7 @@ from .dataset import Array, Dataset, classes_of, task_named
 
 _FEATURES = ("x", "features", "data")
 _LABELS = ("y", "labels", "target")
-_CSV_ENDINGS = (".csv", ".tsv", ".txt")
+CSV_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 def load_digits() -> Dataset:
@@ -42,6 +42,18 @@ def load_npz(path: str | Path, task: str = "classification") -> Dataset:
     """
     task_named(task, "load_npz")
     path = Path(path)
+    x, y = npz_arrays(path)
+    features = tuple(f"x{i}" for i in range(x.shape[1]))
+    if task == "classification":
+        outputs, y = classes_of(class_texts(path, y), f"{path}: y")
+    else:
+        y = targets(path, y)
+        outputs = tuple(f"y{i}" for i in range(y.shape[1]))
+    return Dataset(path.stem, x, y, task, features, outputs)
+
+
+def npz_arrays(path: Path) -> tuple[Array, Array]:
+    """Features (N,d), floating point, and labels (N, …), as they are, of an NPZ file; raises what `load_npz` does."""
     x, y = _arrays(path)
     if x.dtype.kind not in "biuf":
         raise TypeError(f"{path}: x must hold real numbers, got dtype {x.dtype}")
@@ -50,14 +62,7 @@ def load_npz(path: str | Path, task: str = "classification") -> Dataset:
     if y.ndim == 0 or len(x) != len(y):
         raise ValueError(f"{path}: y must have a label for each of the {len(x)} rows of x, got shape {y.shape}")
     x = x.reshape(len(x), -1)
-    x = x.astype(np.float64) if x.dtype != np.float32 else x
-    features = tuple(f"x{i}" for i in range(x.shape[1]))
-    if task == "classification":
-        outputs, y = classes_of(_class_texts(path, y), f"{path}: y")
-    else:
-        y = _targets(path, y)
-        outputs = tuple(f"y{i}" for i in range(y.shape[1]))
-    return Dataset(path.stem, x, y, task, features, outputs)
+    return x.astype(np.float64) if x.dtype != np.float32 else x, y
 
 
 def load(
@@ -78,31 +83,15 @@ def load(
     if str(source) == "digits":
         return load_digits()
     path = Path(source)
-    if path.suffix.lower() in _CSV_ENDINGS:
+    if path.suffix.lower() in CSV_ENDINGS:
         return load_csv(path, label, task, drop=drop, delimiter=delimiter, header=header)
     if path.suffix.lower() == ".npz":
         return load_npz(path, task)
-    raise ValueError(f"load: data must be 'digits' or end in {', '.join((*_CSV_ENDINGS, '.npz'))}; got {str(source)!r}")
+    raise ValueError(f"load: data must be 'digits' or end in {', '.join((*CSV_ENDINGS, '.npz'))}; got {str(source)!r}")
 
 
-def _arrays(path: Path) -> tuple[Array, Array]:
-    with path.open("rb") as file:  # opened here, so that a missing file is a FileNotFoundError
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path}: expected an NPZ file (numpy.savez), got something else")
-        file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                names = {name.lower(): name for name in archive.files}
-                found = [next((names[n] for n in wanted if n in names), None) for wanted in (_FEATURES, _LABELS)]
-                if None in found:
-                    raise ValueError(f"expected the arrays x and y (or features and labels), got {archive.files}")
-                x, y = (archive[name] for name in found if name is not None)
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: {error}") from error
-    return x, y
-
-
-def _class_texts(path: Path, y: Array) -> list[str]:
+def class_texts(path: Path, y: Array) -> list[str]:
+    """Labels (N,) or (N,1) of classes as texts, N of them; raises what `load_npz` does."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
@@ -123,9 +112,27 @@ def _class_texts(path: Path, y: Array) -> list[str]:
     return [str(label) for label in y.tolist()]
 
 
-def _targets(path: Path, y: Array) -> Array:
+def targets(path: Path, y: Array) -> Array:
+    """Targets (N,q), float64, of (N,) or (N,q) numbers; raises what `load_npz` does."""
     if y.dtype.kind not in "biuf":
         raise TypeError(f"{path}: y must hold real numbers, got dtype {y.dtype}")
     if y.ndim > 2:
         raise ValueError(f"{path}: y must have shape ({len(y)},) or ({len(y)}, q), got {y.shape}")
     return y.reshape(len(y), -1).astype(np.float64)
+
+
+def _arrays(path: Path) -> tuple[Array, Array]:
+    with path.open("rb") as file:  # opened here, so that a missing file is a FileNotFoundError
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path}: expected an NPZ file (numpy.savez), got something else")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                names = {name.lower(): name for name in archive.files}
+                found = [next((names[n] for n in wanted if n in names), None) for wanted in (_FEATURES, _LABELS)]
+                if None in found:
+                    raise ValueError(f"expected the arrays x and y (or features and labels), got {archive.files}")
+                x, y = (archive[name] for name in found if name is not None)
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: {error}") from error
+    return x, y

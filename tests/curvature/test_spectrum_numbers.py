@@ -1,0 +1,185 @@
+"""What is said of a spectrum: exact, or a bound that holds, or that it is not known."""
+
+import pytest
+import torch
+
+import torch_manual_bp as tmb
+from torch_manual_bp.curvature import spectrum as module
+from torch_manual_bp.curvature.null import Null
+from torch_manual_bp.curvature.spectrum import condition, spectrum
+
+from .conftest import Case, flat, make
+
+LARGE = (40, 7, 9, 5)
+CASES = [
+    Case("tanh", shape=LARGE),
+    Case("tanh", weight_decay=0.01, shape=LARGE),
+    Case("tanh", biases=(1, 0), shape=LARGE),
+    Case("relu", biases=(0, 1), shape=LARGE),
+    Case("gelu", "mse", shape=LARGE),
+    Case("gelu", "mse", weight_decay=0.01, shape=LARGE),
+    Case("silu", "bce_with_logits", weight_decay=0.01, shape=LARGE),
+    Case("tanh", options=("class_weight", "row_weight", "label_smoothing", "ignore_index"), shape=LARGE),
+    Case("softplus", weight_decay=0.1, shape=(3, 4, 3, 3)),
+]
+
+
+def objective_of(setting):
+    options = {name: value for name, value in setting.options.items() if name != "row_weight"}
+    return tmb.Objective(setting.mlp, **options)
+
+
+def both(setting, ggn, **more):
+    c = setting.curvature
+    return spectrum(c, objective_of(setting), ggn, 4, **more, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_condition_worked_by_hand():
+    values = torch.tensor([-4, -1e-20, 0, 1e-18, 2, 8], dtype=torch.float64)
+    assert condition(values, rounding=1e-15) == (4, 3, False)
+    assert condition(torch.zeros(3), rounding=0) == (None, 3, False)
+
+
+def test_exact_numbers_are_those_of_the_hessian_by_autograd():
+    setting = make(Case("gelu", weight_decay=0.1, shape=LARGE))
+    H = torch.func.hessian(setting.J)(setting.theta)
+    found, values = both(setting, ggn=False), torch.linalg.eigvalsh(H)
+    assert found.exact
+    assert found.trace == pytest.approx(float(H.trace()), rel=1e-12)
+    assert found.largest == pytest.approx(values[values.abs().argsort(descending=True)][:4].tolist(), rel=1e-10)
+    assert found.smallest == pytest.approx(float(values[0]), rel=1e-10)
+    assert found.negative == int((values < -1e-12).sum()) > 5
+    assert found.condition.null == 1  # b2
+    assert found.condition.value == pytest.approx(float(values.abs().max() / values.abs().sort()[0][1]), rel=1e-6)
+    sizes = [p.numel() for p in setting.mlp.parameters()]
+    for part, entries in zip(H.diagonal().split(sizes), found.diagonal.values(), strict=True):
+        share = float((part < 0).double().mean())
+        assert entries == pytest.approx((float(part.min()), float(part.median()), float(part.max()), share), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "null"),
+    [
+        (Case("tanh", shape=LARGE), 9 + 1),  # W2 and b2, by the shift that softmax does not see
+        (Case("tanh", weight_decay=0.1, shape=LARGE), 1),  # λ bends W2
+        (Case("tanh", weight_decay=0.1, biases=(1, 0), shape=LARGE), 0),
+        (Case("tanh", "mse", weight_decay=0.1, shape=LARGE), 0),
+    ],
+    ids=str,
+)
+def test_null_directions_are_counted_beside_the_condition(case, null):
+    for ggn in (False, True):
+        found = both(make(case), ggn)
+        assert found.condition.null == null
+        assert found.condition.value < 1e8
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dead", [False, True], ids=["", "with a dead unit and a constant input"])
+def test_known_null_directions_are_null(case, dead):
+    setting = make(case)
+    if dead:
+        with torch.no_grad():
+            setting.mlp.fc1.weight[2] = 0
+            if setting.mlp.fc1.bias is not None:
+                setting.mlp.fc1.bias[2] = -50
+        setting.x[:, 1] = 0
+        setting = setting._replace(
+            curvature=tmb.curvature.Curvature(setting.mlp, setting.x, setting.y, **setting.options)
+        )
+    c = setting.curvature
+    G, null = c.dense(ggn=True), Null(c.ggn_diagonal(), objective_of(setting))
+    P = torch.stack([null.without(v) for v in torch.eye(c.n, dtype=G.dtype)])
+    away = torch.eye(c.n, dtype=G.dtype) - P
+    assert (G @ away).abs().max() <= 1e-14 * G.abs().max()
+    assert (P @ P - P).abs().max() < 1e-14 and (P - P.T).abs().max() < 1e-14  # an orthogonal projection
+    assert round(float(away.trace())) == null.count
+    inside = torch.linalg.eigvalsh(G)[null.count :]  # (those left out are 0, the smallest ones)
+    assert min(null.quotients) >= inside[0] - 1e-14 * inside[-1]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bounds_hold(case):
+    """Against the whole spectrum: what is at least so is so, and what Lanczos finds is there."""
+    setting = make(case)
+    for ggn in (False, True):
+        exact, found = both(setting, ggn), both(setting, ggn, exact_up_to=0)
+        size = abs(exact.largest[0])
+        assert found.largest == pytest.approx(exact.largest, abs=1e-6 * size)
+        assert found.trace == exact.trace and found.diagonal == exact.diagonal
+        assert found.negative <= exact.negative
+        assert not found.exact
+        if ggn:
+            inside = exact.values[found.condition.null :]
+            truth = float(inside[-1] / inside[0].clamp(min=exact.rounding))
+            assert 1 < found.condition.value <= truth * (1 + 1e-6)
+            assert found.condition.is_bound and found.condition.null <= exact.condition.null
+        else:
+            assert found.smallest == pytest.approx(exact.smallest, abs=1e-6 * size)
+            assert found.condition is None
+            assert found.negative >= (exact.negative > 0)
+
+
+def test_the_bound_is_of_the_order_of_the_condition():
+    """It would hold if it were 1, too: where steps suffice for all of the spectrum it is the condition."""
+    setting = make(Case("gelu", "mse", weight_decay=0.01, shape=(40, 3, 4, 3)))
+    exact, found = both(setting, ggn=True), both(setting, ggn=True, exact_up_to=0)
+    assert found.condition.value == pytest.approx(exact.condition.value, rel=1e-6)
+
+
+def test_what_does_not_converge_is_not_said(monkeypatch):
+    monkeypatch.setattr(module, "MOST_STEPS", 5)
+    found = both(make(Case("tanh", shape=LARGE)), ggn=False, exact_up_to=0)
+    assert (found.largest, found.smallest) == (None, None)
+    assert found.negative > 0  # Ritz values of the density tell it all the same
+
+
+def test_a_matrix_of_zeros_has_no_condition():
+    """Without rows that count there is nothing but null directions."""
+    mlp = tmb.MLP(3, 4, 2, dtype=torch.float64)
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.full((5,), -100)
+    objective = tmb.Objective(mlp, reduction="sum")
+    c = tmb.curvature.Curvature(objective, x, y)
+    assert flat(c.ggn_diagonal()).abs().max() == 0
+    for up_to in (100, 0):
+        found = spectrum(c, objective, True, 1, up_to)
+        assert (found.condition.value, found.condition.null) == (None, c.n)
+
+
+@pytest.mark.parametrize("up_to", [4096, 0], ids=["exact", "products"])
+@pytest.mark.parametrize("margin", [36, 700])
+def test_what_is_left_of_terms_that_cancel_is_not_taken_for_curvature(margin, up_to):
+    """Rows that are all but certain: S_b = diag(p) − p pᵀ is rounding then, and has eigenvalues below 0."""
+    mlp = tmb.MLP(3, 4, 3, "tanh", dtype=torch.float64)
+    with torch.no_grad():
+        mlp.fc2.bias[0] = margin
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
+    objective = tmb.Objective(mlp)
+    c = tmb.curvature.Curvature(objective, x, y)
+    values = torch.linalg.eigvalsh(c.dense(ggn=True))
+    assert values[0] < -c.n * 2**-52 * values[-1]  # what is semidefinite has one, beyond n ε |λ|max
+    for ggn in (False, True):
+        found = spectrum(c, objective, ggn, 2, up_to)
+        assert found.negative == 0
+        assert found.rounding >= found.values.abs().max()
+        assert found.condition is None or found.condition.value is None
+
+
+def test_rounding_hides_no_curvature_that_there_is():
+    """S_b shrinks with e^−margin, and so do eigenvalues, as long as they are above rounding."""
+    mlp = tmb.MLP(3, 4, 3, "tanh", dtype=torch.float64)
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.zeros(40, dtype=torch.long)
+    found = []
+    for margin in (12, 20):
+        with torch.no_grad():
+            mlp.fc2.bias[0] = margin
+        objective = tmb.Objective(mlp)
+        found.append(spectrum(tmb.curvature.Curvature(objective, x, y), objective, True, 4))
+        assert (found[-1].condition.null, found[-1].negative) == (5, 0)
+    near, far = (torch.tensor(f.largest, dtype=torch.float64) for f in found)
+    torch.testing.assert_close(far * torch.e**8, near, rtol=1e-4, atol=0)
+
+
+def test_more_eigenvalues_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="spectrum: k must be between 1 and n = 3, got 4"):
+        both(make(Case("tanh", "mse", biases=(0, 1), shape=(4, 1, 1, 1))), ggn=False)
