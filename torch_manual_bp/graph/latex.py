@@ -34,6 +34,7 @@ Tree = Atom | Group
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\S")
 _LETTERS = {
     "phi": "ϕ", "varphi": "φ", "sigma": "σ", "Phi": "Φ", "lambda": "λ", "pi": "π", "partial": "∂",
+    "delta": "δ", "mu": "μ", "Delta": "Δ",
     "tanh": "tanh", "log": "log", "max": "max",
 }  # fmt: skip
 _OPERATORS = {
