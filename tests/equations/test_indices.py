@@ -30,7 +30,7 @@ CASES = {
     ),
     "squares, and the same number everywhere": (
         made(W1["ji"], (X["bi"], X["bi"], Z["bj"]), Indexed((), LAMBDA)), "w1_ji = Σ_b x_bi² z_bj + λ",
-        r"\sum_{b} {\mathbf{x}_{bi}}^{2}\,\mathbf{z}_{bj} + \lambda ", "2Bdh", "Bd + dh",  # squares; + λ
+        r"\sum_{b} \mathbf{x}_{bi}^{2}\,\mathbf{z}_{bj} + \lambda ", "2Bdh", "Bd + dh",  # squares; + λ
     ),
     "a diagonal is added where it is": (
         made(PAIRS["jl"], (Z["bj"], H["bl"]), Indexed((KRONECKER["jl"], Z["bj"]), HALF)),
@@ -48,7 +48,7 @@ CASES = {
     ),
     "a letter is summed as soon as nothing needs it": (
         made(NUMBER[""], (X["bi"], X["bi"], Z["bj"]), Indexed((), Coefficient(penalty=True, times=("h", "d")))),
-        "a = Σ_bij x_bi² z_bj + λhd", r"\sum_{bij} {\mathbf{x}_{bi}}^{2}\,\mathbf{z}_{bj} + \lambda hd",
+        "a = Σ_bij x_bi² z_bj + λhd", r"\sum_{bij} \mathbf{x}_{bi}^{2}\,\mathbf{z}_{bj} + \lambda hd",
         "0", "2Bd + 2Bh + 1",  # squares and their sum in each row; times z, summed; +
     ),
     "a product of each row's, without a sum": (

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .symbols import raised
 from .terms import KRONECKER, Direction, Equation, Factor, Polynomial, Shape, Sizes, Term, monomial
 
 _POWERS = {1: "", 2: "²", 3: "³"}
@@ -91,10 +92,7 @@ class Indexed(Term):
     @property
     def latex(self) -> str:
         """The term in LaTeX, without its sign."""
-        outside, inside = (
-            r"\,".join(f.latex if power == 1 else f"{{{f.latex}}}^{{{power}}}" for f, power in part)
-            for part in self._powers
-        )
+        outside, inside = (r"\,".join(raised(f.latex, power) for f, power in part) for part in self._powers)
         sums = rf"\sum_{{{self.summed}}} " if self.summed else r"\," if outside and inside else ""
         return self.coefficient.latex + outside + sums + inside
 

@@ -33,7 +33,7 @@ def second_of(symbol: Symbol) -> Symbol:
     """The symbol d2X of X, of the same shape."""
     return _fraction(
         f"d2{symbol.name}", symbol.shape, f"∂²J/∂{symbol.name}², entry by entry",
-        lambda i: rf"\frac{{\partial^2 J}}{{\partial {{{symbol.at(i)}}}^2}}",
+        lambda i: rf"\frac{{\partial^2 J}}{{\partial {raised(symbol.at(i), 2)}}}",
     )  # fmt: skip
 
 
@@ -53,6 +53,12 @@ def gauss_newton_of(symbol: Symbol) -> Symbol:
     """The symbol gX of X: the Gauss–Newton part of a second derivative."""
     meaning = f"Gauss–Newton part of {symbol.name}"
     return _fraction(f"g{symbol.name}", symbol.shape, meaning, lambda i: rf"{symbol.at(i)}_{{\operatorname{{GN}}}}")
+
+
+def raised(latex: str, power: int) -> str:
+    r"""The power of a symbol in LaTeX: ``\mathbf{x}_{bi}^{2}``, and in braces where something stands there already."""
+    base = f"{{{latex}}}" if "^" in latex else latex
+    return f"{base}^{{{power}}}" if power != 1 else latex
 
 
 def _fraction(name: str, shape: tuple[str, ...], meaning: str, latex: Callable[[str], str]) -> Symbol:
