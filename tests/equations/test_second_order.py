@@ -234,13 +234,13 @@ def test_text(loss, text):
     [
         ("tdw1", r"\frac{\partial \dot{J}}{\partial \mathbf{W}^{(1)}} = "
                  r"{\frac{\partial \dot{J}}{\partial \mathbf{z}}}^\top\,\mathbf{x} + \lambda \dot{\mathbf{W}^{(1)}}"),
-        ("d2w1", r"\frac{\partial^2 J}{\partial {\mathbf{W}^{(1)}_{ji}}^{2}} = "
+        ("d2w1", r"\frac{\partial^2 J}{\partial (\mathbf{W}^{(1)}_{ji})^{2}} = "
                  r"\sum_{b} \mathbf{x}_{bi}^{2}\,\frac{\partial^2 J}{\partial \mathbf{z}_{bj}^{2}} + \lambda "),
         ("dzdz", r"\frac{\partial^2 J}{\partial \mathbf{z}_{bj}\,\partial \mathbf{z}_{bl}} = "
                  r"\frac{\partial^2 J}{\partial \mathbf{z}_{bj}\,\partial \mathbf{z}_{bl}}_{\operatorname{GN}} + "
                  r"\delta_{jl}\,\frac{\partial J}{\partial \mathbf{h}_{bj}}\,\phi''(\mathbf{z})_{bj}"),
         ("laplacian", r"\Delta\mathbf{o}_{bk} = "
-                      r"\sum_{ji} {\mathbf{W}^{(1)}_{ji}}^{2}\,\phi''(\mathbf{z})_{bj}\,\mathbf{W}^{(2)}_{kj}"),
+                      r"\sum_{ji} (\mathbf{W}^{(1)}_{ji})^{2}\,\phi''(\mathbf{z})_{bj}\,\mathbf{W}^{(2)}_{kj}"),
     ],
 )  # fmt: skip
 def test_latex(symbol, latex):

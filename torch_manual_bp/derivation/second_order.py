@@ -41,10 +41,11 @@ _PARTS = (
     ),
     _Part(
         "blocks", "The whole Hessian",
-        "The Hessian of a row by o is seen through w2 by h, through φ by z. For each pair of parameters it is "
-        "summed over the rows with the inputs of their two layers; δ adds what is there in a unit's own "
-        "weights only. With a bias written as one more input whose value is 1, these are three large "
-        "products. Each block is there once: those below the diagonal are its mirror images.",
+        "A row's Hessian by o becomes one by h through w2, and one by z through φ; where h or z stands beside "
+        "o, o means what is added to it besides. For each pair of parameters it is summed over the rows with "
+        "the inputs of their two layers; δ adds what is there in a unit's own weights only. With a bias "
+        "written as one more input whose value is 1, these are three large products. Each block is there "
+        "once: those below the diagonal are its mirror images.",
     ),
     _Part(
         "units", "Blocks of one unit",

@@ -56,8 +56,8 @@ def gauss_newton_of(symbol: Symbol) -> Symbol:
 
 
 def raised(latex: str, power: int) -> str:
-    r"""The power of a symbol in LaTeX: ``\mathbf{x}_{bi}^{2}``, and in braces where something stands there already."""
-    base = f"{{{latex}}}" if "^" in latex else latex
+    r"""The power of a symbol in LaTeX: ``\mathbf{x}_{bi}^{2}``, in parentheses where something stands there already."""
+    base = f"({latex})" if "^" in latex else latex
     return f"{base}^{{{power}}}" if power != 1 else latex
 
 
