@@ -179,6 +179,9 @@ def test_equations_prints_the_table(options):
     table = equations.table("gelu", "mse", hidden_bias=False) if options else equations.table()
     assert invoke("equations", *options).output == f"{table}\n"
     assert invoke("equations", *options, "--latex").output == f"{table.latex}\n"
+    more = equations.second_order("gelu", "mse", hidden_bias=False) if options else equations.second_order()
+    assert invoke("equations", *options, "--second-order").output == f"{more}\n"
+    assert invoke("equations", *options, "--second-order", "--latex").output == f"{more.latex}\n"
 
 
 def test_equations_refuses_an_unknown_loss():

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import torch_manual_bp
 from torch_manual_bp.cli import app
-from torch_manual_bp.equations import ACTIVATIONS, LOSSES, check, table
+from torch_manual_bp.equations import ACTIVATIONS, LOSSES, check, second_order, table
 from torch_manual_bp.memory.plan import planned
 from torch_manual_bp.memory.profile import compared
 
@@ -90,6 +90,11 @@ def test_every_command_about_curvature_is_one_of_the_program_s():
 
 def test_quoted_table_is_what_is_printed():
     assert str(table("tanh", "cross_entropy")) in README
+
+
+def test_quoted_equations_of_second_order_are_the_tables():
+    (quoted,) = re.findall(r"```\n(t.*?)```", README, re.DOTALL)
+    assert {*quoted.splitlines()} <= {equation.text for equation in second_order("tanh")}
 
 
 def test_quoted_report_is_what_is_printed():

@@ -15,7 +15,7 @@ from torch_manual_bp.derivation import page as derivation_page
 from torch_manual_bp.derivation.blocks import Formula, Heading, Rows, Run, Text
 from torch_manual_bp.derivation.exercises import EXERCISES, output_of
 from torch_manual_bp.derivation.sources import ROOT, lines_of
-from torch_manual_bp.equations import ACTIVATIONS, LOSSES, table
+from torch_manual_bp.equations import ACTIVATIONS, LOSSES, second_order, table
 
 STALE = "it is stale: python -m torch_manual_bp derivation --out docs/derivation"
 
@@ -44,6 +44,16 @@ def test_every_equation_has_a_line_that_computes_it():
     assert lines_of("nothing") == ()
 
 
+def test_a_hessian_product_has_the_lines_that_compute_it():
+    for symbol, written in (("tz", "Ż ="), ("th", "Ḣ ="), ("to", "Ȯ ="), ("tdh", "Ḋ ="), ("tdz", "E ="),
+                            ("tdw1", "dẆ1 ="), ("tdb1", "dḃ1 ="), ("tdw2", "dẆ2 ="), ("tdb2", "dḃ2 =")):  # fmt: skip
+        sources = lines_of(symbol)
+        assert sources, symbol
+        for source in sources:
+            line = (ROOT / source.path).read_text(encoding="utf-8").splitlines()[source.line - 1]
+            assert f"# {written}" in line and line.strip().startswith(source.code[:20])
+
+
 def test_the_page_has_every_equation_activation_loss_and_exercise():
     page = (ROOT / "docs" / "derivation.md").read_text(encoding="utf-8")
     for equation in (*table(hidden_bias=False, output_bias=False), *table()):
@@ -53,6 +63,8 @@ def test_the_page_has_every_equation_activation_loss_and_exercise():
         assert phi.latex[1].replace("|", r"\|") in page
     for loss in LOSSES:
         assert table("relu", loss)["do"].latex in page
+        assert all(equation.latex in page for equation in second_order("relu", loss))
+    assert all(equation.text in page for equation in second_order())
     assert len(re.findall(r"^### \d\. ", page, re.MULTILINE)) == len(EXERCISES) == 5
 
 

@@ -3,12 +3,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
-from graph.cases import BIASES, problem, tables
+from graph.cases import tables
 from torch_manual_bp.equations import (
     ACTIVATIONS,
-    LOSSES,
     SYMBOLS,
     Coefficient,
     Equation,
@@ -19,7 +17,6 @@ from torch_manual_bp.equations import (
     table,
 )
 from torch_manual_bp.graph.derive import graph_of
-from torch_manual_bp.graph.tangent import tangents
 
 ALL = tables(ACTIVATIONS)
 
@@ -102,7 +99,6 @@ def test_a_third_layer_is_drawn_from_its_equations():
     deeper = Equation(o.lhs, (Term((Factor(p), w3.T), join="matmul"),), "", "forward")
     before = Equation(p, o.terms, "", "forward")
     equations = Table([z, h, before, deeper, *rest], "tanh", "cross_entropy")
-    equations.givens = (*equations.givens, w3)
     graph = graph_of(equations, backward=False, tangent=False)
     arrows = {(edge.source, edge.target) for edge in graph.of_pass("forward")}
     assert {("w3", "o-1"), ("p", "o-1"), ("p-1", "p"), ("o-1", "o")} <= arrows
@@ -117,40 +113,8 @@ def test_each_part_of_a_gradient_comes_along_its_own_arrow():
     for name, term in (("o", around), ("dx", back)):
         base[name] = replace(base[name], terms=(*base[name].terms, term))
     equations = Table(list(base.values()), "tanh", "cross_entropy")
-    equations.givens = (*equations.givens, skip)
     arrows = graph_of(equations, backward=True, tangent=False).of_pass("backward")
     assert {(e.source, e.text) for e in arrows if e.target == "x"} == {("z-1", "dx = dz w1"), ("o-2", "dx = do w3")}
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("biases", BIASES, ids=str)
-@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus", "relu"])
-def test_tangents_are_those_of_torchs_forward_mode(activation, loss, biases):
-    equations = table(activation, loss, *biases)
-    values = problem(loss, *biases)
-    moving = [name for name in ("x", "w1", "b1", "w2", "b2") if name in values]
-    directions = {name: torch.randn_like(values[name]) for name in moving}
-    forward = [e.symbol for e in equations if e.direction == "forward"]
-
-    def run(given):
-        everything = equations.evaluate(values | given)
-        return {name: everything[name] for name in forward}
-
-    _, expected = torch.func.jvp(run, ({n: values[n] for n in moving},), (directions,))
-    known = {**values, **equations.evaluate(values), **{f"t{name}": t for name, t in directions.items()}}
-    derived = tangents(equations)
-    assert [e.symbol for e in derived] == [f"t{name}" for name in forward]
-    for equation in derived:
-        known[equation.symbol] = equation.evaluate(known)
-        wanted = expected[equation.symbol[1:]]
-        assert (known[equation.symbol] - wanted).abs().max() <= 1e-12 * wanted.abs().max().clamp(min=1), equation.text
-
-
-def test_a_function_without_a_derivative_in_the_table_is_refused():
-    equations = table("tanh")
-    backward = [e for e in equations if e.symbol != "dz"]
-    with pytest.raises(ValueError, match=r"tangents: the table has no derivative of h = φ\(z\)"):
-        tangents(Table(backward, "tanh", "cross_entropy"))
 
 
 def test_terms_with_coefficients_of_their_own_are_scaled_one_by_one():

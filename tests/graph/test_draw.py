@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 import torch_manual_bp as tmb
 from graph.cases import BIASES, problem
-from torch_manual_bp.equations import LOSSES, SYMBOLS, Coefficient, Factor, Table, Term, table
+from torch_manual_bp.equations import LOSSES, SYMBOLS, Coefficient, Factor, Table, Term, second_order, table
 from torch_manual_bp.memory import plan
 
 READ = {"o": "kept as Ĝ", "x": "read again", "w2": "read again"}
@@ -67,6 +67,10 @@ def test_sizes_become_numbers_in_every_shape():
             symbol = next(s for s in (*table("tanh").givens, *SYMBOLS.values()) if s.name == node.id)
             assert node.shape == tuple(sizes[size] for size in symbol.shape)
     assert all(isinstance(n, int) for edge in drawing.graph.edges for n in edge.shape)
+
+
+def test_of_a_table_of_second_order_the_first_order_is_drawn():
+    assert tmb.graph.draw(second_order("tanh"), tangent=True).svg == tmb.graph.draw(table("tanh"), tangent=True).svg
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -9,7 +9,7 @@ import pytest
 
 import torch_manual_bp as tmb
 from graph.cases import tables
-from torch_manual_bp.equations import ACTIVATIONS, table
+from torch_manual_bp.equations import ACTIVATIONS, LOSSES, second_order, table
 from torch_manual_bp.graph.captions import bytes_text, shape_text
 from torch_manual_bp.graph.latex import Atom, Group, parse
 from torch_manual_bp.graph.mathml import mathml
@@ -157,6 +157,18 @@ def test_mathml_of_one_equation_worked_by_hand():
     assert [part.tag.removeprefix(MATH) for part in power] == ["mfrac", "mo"]
     assert (h.text, plus.text, lam.text, [p.text for p in prime]) == ("\U0001d421", "+", "λ", ["b", "′"])
     assert space.get("width") == "0.17em"
+
+
+def test_two_primes_stand_side_by_side():
+    prime = Atom("′", "mo")
+    assert parse(r"\phi''") == Group("row", (Atom("ϕ", "mi"), prime, prime))
+    assert parse("u'^2") == Group("sup", (Group("row", (Atom("u", "mi"), prime)), Atom("2", "mn")))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_formulas_of_second_order_are_well_formed(loss):
+    for equation in second_order("gelu", loss):
+        ElementTree.fromstring(mathml(equation.latex))
 
 
 def test_half_has_two_digits_and_scripts_of_scripts_stand_at_one_height():

@@ -104,12 +104,14 @@ def show_equations(
     loss: Annotated[str, typer.Option(help=f"{', '.join(task.loss for task in TASKS.values())}.")] = "cross_entropy",
     hidden_bias: HiddenBias = True,
     output_bias: OutputBias = True,
+    second_order: Annotated[bool, typer.Option("--second-order", help="Second derivatives as well.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="As a LaTeX block.")] = False,
     debug: Debug = False,
 ) -> None:
     """Print every equation, forward and backward, with shapes and FLOPs."""
     with plain_errors(debug):
-        table = equations.table(activation, loss, hidden_bias, output_bias)
+        make = equations.second_order if second_order else equations.table
+        table = make(activation, loss, hidden_bias, output_bias)
         print(table.latex if latex else table)
 
 

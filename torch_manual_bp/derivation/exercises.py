@@ -25,6 +25,12 @@ hv = torch.autograd.grad(g @ v, parameters)
 n = len(g)
 print(f"n = {n}: one product H v gives {sum(part.numel() for part in hv)} numbers in one pass more;")
 print(f"all of H would be {n} of them, and {n**2:,} numbers to keep")"""
+_CLOSED_FORMS = """\
+from torch_manual_bp.equations import second_order
+table = second_order("tanh")
+for what, symbol in ("gradient", "d{}"), ("product H v", "td{}"), ("diagonal of H", "d2{}"):
+    needed = table.leading_to(*map(symbol.format, ("w1", "b1", "w2", "b2")))
+    print(f"{what:14} {needed.gemm_flops} FLOPs in products")"""
 
 
 class Exercise(NamedTuple):
@@ -74,12 +80,14 @@ EXERCISES = (
         "second derivatives: what becomes of the graph, and how long it takes",
         """
         The backward pass becomes a part of the graph, with every variable of it, and is differentiated in turn. The
-        Hessian of n parameters has n² entries, and a pass for each of its n rows. A product with one vector is a
-        single pass: about twice the work of a gradient. Here the backward pass of the backward pass is written out
-        by hand, too.
+        Hessian of n parameters has n² entries, and by way of the graph a pass for each of its n rows; a product with
+        one vector is a single pass, about twice the work of a gradient. In closed form, as in the section on second
+        derivatives, the whole Hessian is three large products, and its diagonal takes about as much as a gradient.
+        Here the backward pass of the backward pass is written out by hand, too; `Curvature` has the closed forms.
         """,
         (
             f"python -c '{_SECOND_ORDER}'",
+            f"python -c '{_CLOSED_FORMS}'",
             "python -m torch_manual_bp graph --tangent",
         ),
     ),

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 from ..autograd.keep import Needs, what_to_keep
-from ..equations import ACTIVATIONS, LOSSES, SYMBOLS, Equation, table
-from ..equations.terms import monomial
+from ..equations import ACTIVATIONS, LOSSES, SYMBOLS, table
 from . import html as _html
+from . import listing, second_order
 from . import markdown as _markdown
 from .blocks import Block, Formula, Heading, Rows, Text
 from .exercises import exercises
-from .sources import lines_of
 
 _ALL = Needs(x=True, w1=True, b1=True, w2=True, b2=True)
 
@@ -35,41 +34,20 @@ def blocks() -> Iterator[Block]:
     yield Heading(2, "The chapter's model")
     yield Text("No biases, φ = relu, l = cross-entropy. One example a row: each product is the chapter's, transposed.")
     base = {e.symbol: e for e in table(hidden_bias=False, output_bias=False)}
-    yield from _equations(list(base.values()))
+    yield from listing.equations(base.values())
     yield Heading(2, "With biases")
     yield Text("Exercise 2: what changes and what comes with b1 and b2. Biases are not penalised.")
-    yield from _equations([e for e in table() if base.get(e.symbol) is None or base[e.symbol].text != e.text])
+    yield from listing.equations([e for e in table() if base.get(e.symbol) is None or base[e.symbol].text != e.text])
     yield from _activations()
     yield from _losses()
+    yield from second_order.section()
     yield Heading(2, "The chapter's exercises")
     yield from exercises()
 
 
 def _notation() -> Iterator[Block]:
     yield Heading(2, "Notation")
-    rows = tuple(
-        (f"`{symbol.name}`", Formula(symbol.latex), _shape(symbol.shape), symbol.meaning)
-        for symbol in SYMBOLS.values()
-        if symbol.name != "r"
-    )
-    yield Rows(("in code", "", "shape", "what it is"), rows)
-
-
-def _equations(equations: list[Equation]) -> Iterator[Block]:
-    for equation in equations:
-        yield Formula(equation.latex)
-        products, others = equation.gemm_flops, equation.elementwise_flops
-        costs = [
-            f"{flops} FLOPs {words}" for flops, words in ((products, "in products"), (others, "beside them")) if flops
-        ]
-        label = f"**{equation.label}** · " if equation.label else ""
-        yield Text(
-            f"{label}`{equation.text}` · {_shape(equation.shape)} · {_bytes(equation.shape)} bytes in float32 · "
-            + ", ".join(costs)
-        )
-        lines = lines_of(equation.symbol)
-        if lines:
-            yield Rows(("computed by", "line"), tuple((f"`{s.path}`:{s.line}", f"`{s.code}`") for s in lines))
+    yield listing.symbols(symbol for symbol in SYMBOLS.values() if symbol.name != "r")
 
 
 def _activations() -> Iterator[Block]:
@@ -92,11 +70,3 @@ def _losses() -> Iterator[Block]:
         for equation in table("relu", loss):
             if equation.symbol in ("r", "L", "do"):
                 yield Formula(equation.latex)
-
-
-def _shape(shape: tuple[str, ...]) -> str:
-    return f"({', '.join(shape)})"
-
-
-def _bytes(shape: tuple[str, ...]) -> str:
-    return str(monomial(shape, 4))

@@ -6,12 +6,14 @@ from .exercise import exercise
 from .losses import LOSSES, Loss, loss_named
 from .mlp import Table, table
 from .report import Finding, Report
-from .symbols import SYMBOLS
+from .second_order import second_order
+from .symbols import SECOND_ORDER, SYMBOLS
 from .terms import Coefficient, Equation, Factor, Function, Polynomial, Symbol, Term
 
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
+    "SECOND_ORDER",
     "SYMBOLS",
     "Activation",
     "Coefficient",
@@ -31,5 +33,6 @@ __all__ = [
     "check",
     "exercise",
     "loss_named",
+    "second_order",
     "table",
 ]

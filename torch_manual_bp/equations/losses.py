@@ -14,17 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .symbols import CLASSES, SYMBOLS, TARGETS
-from .terms import Coefficient, Equation, Factor, Function, Term
+from .indices import Indexed, by_index
+from .symbols import CLASSES, SECOND_ORDER, SYMBOLS, TARGETS
+from .terms import KRONECKER, Coefficient, Direction, Equation, Factor, Function, Symbol, Term
 
 REDUCTIONS = ("mean", "sum")
 
 
 class LossEquations(NamedTuple):
-    """The part of the table that depends on the loss: what leads to L, and ∂J/∂o."""
+    """The part of the table that depends on the loss: what leads to L, ∂J/∂o, and S = ∂²L/∂o_b².
+
+    S is in `curvature` in every form in which equations of second order need it: as p and its diagonal d2o, times a
+    tangent (tdo), seen from the hidden layer (d2h, the diagonal of w2ᵀ S_b w2), and as a matrix (dodo).
+    """
 
     forward: tuple[Equation, ...]
     backward: Equation
+    curvature: tuple[Equation, ...]
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,40 @@ def _cross_entropy_equations() -> LossEquations:
         Term((Factor(o, function=_SOFTMAX),), _over("B")),
         Term((Factor(CLASSES, function=_ONE_HOT),), _over("B", number=-1)),
     )
-    return LossEquations((forward,), Equation(do, gradient, "5.3.9", "backward"))
+    return LossEquations((forward,), Equation(do, gradient, "5.3.9", "backward"), _cross_entropy_curvature_equations())
+
+
+def _cross_entropy_curvature_equations() -> tuple[Equation, ...]:
+    """S_b = (diag(p_b) − p_b p_bᵀ)/B."""
+    o, w2, over = Factor(SYMBOLS["o"], function=_SOFTMAX), SYMBOLS["w2"], _over("B")
+    p, d2o, to, tdo, mu, d2h, dodo = (
+        SECOND_ORDER[name] for name in ("p", "d2o", "to", "tdo", "mu", "d2h", "dodo")
+    )  # fmt: skip
+    minus = _over("B", number=-1)
+    squares = (Term((Factor(p),), over), Term((Factor(p), Factor(p)), minus))
+    return (
+        _second(p, Term((o,)), direction="loss"),
+        _second(d2o, *squares, direction="loss"),
+        by_index(
+            tdo["bk"],
+            Indexed((p["bk"], to["bk"]), over),
+            Indexed((p["bn"], to["bn"], p["bk"]), minus),
+            direction="tangent",
+        ),
+        _second(mu, Term((Factor(p), Factor(w2)), join="matmul"), direction="diagonal"),
+        by_index(
+            d2h["bj"],
+            Indexed((w2["kj"], w2["kj"], p["bk"]), over),
+            Indexed((mu["bj"], mu["bj"]), minus),
+            direction="diagonal",
+        ),
+        by_index(
+            dodo["bkn"],
+            Indexed((KRONECKER["kn"], p["bk"]), over),
+            Indexed((p["bk"], p["bn"]), minus),
+            direction="blocks",
+        ),
+    )
 
 
 def _mse_equations() -> LossEquations:
@@ -241,7 +280,8 @@ def _mse_equations() -> LossEquations:
         Equation(L, (Term((Factor(r),), _over("B", "q"), fold="norm²"),), "5.3.4", "forward"),
     )
     gradient = Equation(do, (Term((Factor(r),), _over("B", "q", number=2)),), "5.3.9", "backward")
-    return LossEquations(forward, gradient)
+    constant = by_index(SECOND_ORDER["d2o"]["bk"], Indexed((), _over("B", "q", number=2)), direction="loss")
+    return LossEquations(forward, gradient, (constant, *_elementwise_curvature_equations()))
 
 
 def _bce_equations() -> LossEquations:
@@ -254,7 +294,31 @@ def _bce_equations() -> LossEquations:
         Term((Factor(o, function=_SIGMA),), _over("B", "q")),
         Term((Factor(TARGETS),), _over("B", "q", number=-1)),
     )
-    return LossEquations((Equation(L, value, "5.3.4", "forward"),), Equation(do, gradient, "5.3.9", "backward"))
+    p, d2o = SECOND_ORDER["p"], SECOND_ORDER["d2o"]
+    sigma = _second(p, Term((Factor(o, function=_SIGMA),)), direction="loss")
+    squares = (Term((Factor(p),), _over("B", "q")), Term((Factor(p), Factor(p)), _over("B", "q", number=-1)))
+    slope = _second(d2o, *squares, direction="loss")
+    return LossEquations(
+        (Equation(L, value, "5.3.4", "forward"),),
+        Equation(do, gradient, "5.3.9", "backward"),
+        (sigma, slope, *_elementwise_curvature_equations()),
+    )
+
+
+def _elementwise_curvature_equations() -> tuple[Equation, ...]:
+    """S_b = diag(d2o_b)."""
+    w2, d2o, to, tdo, d2h, dodo = (
+        SYMBOLS["w2"], *(SECOND_ORDER[name] for name in ("d2o", "to", "tdo", "d2h", "dodo")),
+    )  # fmt: skip
+    return (
+        _second(tdo, Term((Factor(d2o), Factor(to))), direction="tangent"),
+        by_index(d2h["bj"], (w2["kj"], w2["kj"], d2o["bk"]), direction="diagonal"),
+        by_index(dodo["bkn"], (KRONECKER["kn"], d2o["bk"]), direction="blocks"),
+    )
+
+
+def _second(symbol: Symbol, *terms: Term, direction: Direction) -> Equation:
+    return Equation(symbol, terms, "exercise 4", direction)
 
 
 _EQUATIONS = {

@@ -8,6 +8,7 @@ rows, and exercise 2's bias terms appear where a bias is asked for. ∂J/∂L = 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import reduce
+from itertools import groupby
 from typing import Any, overload
 
 from torch import Tensor
@@ -23,7 +24,7 @@ class Table(Sequence[Equation]):
 
     Attributes:
         activation, loss: names.
-        givens: the symbols that no equation gives: x, y and the parameters.
+        givens: the symbols that no equation gives: x, y and the parameters; of second order, directions as well.
     """
 
     def __init__(self, equations: Sequence[Equation], activation: str, loss: str):
@@ -31,7 +32,8 @@ class Table(Sequence[Equation]):
         self.activation, self.loss = activation, loss
         defined = {equation.symbol for equation in equations}
         read = {name: symbol for equation in equations for name, symbol in equation.tensors.items()}
-        self.givens: tuple[Symbol, ...] = tuple(read[s] for s in SYMBOLS if s in read and s not in defined)
+        names = [*(name for name in SYMBOLS if name in read), *(name for name in read if name not in SYMBOLS)]
+        self.givens: tuple[Symbol, ...] = tuple(read[name] for name in names if name not in defined)
 
     @overload
     def __getitem__(self, key: str | int) -> Equation: ...
@@ -57,7 +59,8 @@ class Table(Sequence[Equation]):
 
         Args:
             values: x (B,d), y (B,) int64 class indices or (B,q), w1 (h,d), w2 (q,h), b1 (h,) and b2 (q,) where the
-                table has them, and ``weight_decay`` (λ, 0 if absent). Floating tensors are converted to float64.
+                table has them, the directions of a table of second order, of their parameters' shapes, and
+                ``weight_decay`` (λ, 0 if absent). Floating tensors are converted to float64.
 
         Raises:
             KeyError: a symbol is missing.
@@ -77,14 +80,34 @@ class Table(Sequence[Equation]):
         return result
 
     @property
+    def first_order(self) -> "Table":
+        """The equations forward and backward."""
+        return self._of([equation for equation in self if equation.direction in ("forward", "backward")])
+
+    def leading_to(self, *symbols: str) -> "Table":
+        """The given symbols' equations, and those that they follow from; it is given what these need, and no more.
+
+        Raises:
+            KeyError: a symbol without an equation.
+        """
+        wanted = {self[symbol].symbol for symbol in symbols}
+        for equation in reversed(self._equations):
+            if equation.symbol in wanted:
+                wanted |= {*equation.tensors}
+        return self._of([equation for equation in self if equation.symbol in wanted])
+
+    def _of(self, equations: Sequence[Equation]) -> "Table":
+        return self if len(equations) == len(self) else Table(equations, self.activation, self.loss)
+
+    @property
     def gemm_flops(self) -> Polynomial:
         """FLOPs of all matrix products; ∂J/∂x is among them."""
-        return reduce(Polynomial.__add__, (equation.gemm_flops for equation in self))
+        return reduce(Polynomial.__add__, (equation.gemm_flops for equation in self), Polynomial())
 
     @property
     def elementwise_flops(self) -> Polynomial:
         """FLOPs of everything between the matrix products."""
-        return reduce(Polynomial.__add__, (equation.elementwise_flops for equation in self))
+        return reduce(Polynomial.__add__, (equation.elementwise_flops for equation in self), Polynomial())
 
     @property
     def latex(self) -> str:
@@ -94,16 +117,28 @@ class Table(Sequence[Equation]):
 
     def __str__(self) -> str:
         head = ("D2L", "equation", "shape", "FLOPs: products", "elementwise")
-        rows = [(e.label, e.text, f"({', '.join(e.shape)})", str(e.gemm_flops), str(e.elementwise_flops)) for e in self]
-        total = ("", "total", "", str(self.gemm_flops), str(self.elementwise_flops))
-        widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
-        rule = "  ".join("─" * width for width in widths)
+        groups = self._groups()
+        rows: list[tuple[str, ...]] = []
+        for name, part in groups:
+            rows += [(), *((e.label, e.text, f"({', '.join(e.shape)})", *_costs(e)) for e in part), ()]
+            rows.append(("", "total" if len(groups) == 1 else f"total: {name}", "", *_costs(part)))
+        widths = [max(map(len, column)) for column in zip(head, *filter(None, rows), strict=True)]
+        rule = tuple("─" * width for width in widths)
 
         def line(row: tuple[str, ...]) -> str:
-            return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            return "  ".join(cell.ljust(width) for cell, width in zip(row or rule, widths, strict=True)).rstrip()
 
         title = f"one hidden layer, φ = {self.activation}, l = {self.loss}"
-        return "\n".join([title, "", line(head), rule, *map(line, rows), rule, line(total)])
+        return "\n".join([title, "", line(head), *map(line, rows)])
+
+    def _groups(self) -> list[tuple[str, "Table"]]:
+        """Neighbours of one direction, under its name; forward and backward are one, of first order."""
+        named = groupby(self, lambda e: "first order" if e.direction in ("forward", "backward") else e.direction)
+        return [(name, self._of(list(part))) for name, part in named]
+
+
+def _costs(of: Equation | Table) -> tuple[str, str]:
+    return str(of.gemm_flops), str(of.elementwise_flops)
 
 
 def table(
@@ -139,7 +174,8 @@ def _each_row(bias: Symbol) -> Term:
     return Term((Factor(bias),), fold="each row")
 
 
-def _of_z(text: str, latex: str, function: Any) -> Factor:
+def of_z(text: str, latex: str, function: Any) -> Factor:
+    """φ(z), φ′(z) or φ″(z)."""
     return Factor(SYMBOLS["z"], function=Function(text, latex, lambda z, _: function(z)))
 
 
@@ -153,7 +189,7 @@ def _forward(phi: Activation, hidden_bias: bool, output_bias: bool) -> list[Equa
     bias2 = (_each_row(b2),) if output_bias else ()
     return [
         Equation(z, (_matmul(x, w1.T), *bias1), "5.3.1", "forward"),
-        Equation(h, (Term((_of_z("φ", r"\phi", phi.phi),)),), "5.3.2", "forward"),
+        Equation(h, (Term((of_z("φ", r"\phi", phi.phi),)),), "5.3.2", "forward"),
         Equation(o, (_matmul(h, w2.T), *bias2), "5.3.3", "forward"),
     ]
 
@@ -185,7 +221,7 @@ def _backward(phi: Activation, hidden_bias: bool, output_bias: bool, loss: LossE
         Equation(dw2, (_matmul(do.T, h), penalty(w2)), "5.3.11", "backward"),
         *([bias(db2, do)] if output_bias else []),
         Equation(dh, (_matmul(do, w2),), "5.3.12", "backward"),
-        Equation(dz, (Term((Factor(dh), _of_z("φ′", r"\phi'", phi.dphi))),), "5.3.13", "backward"),
+        Equation(dz, (Term((Factor(dh), of_z("φ′", r"\phi'", phi.dphi))),), "5.3.13", "backward"),
         Equation(dw1, (_matmul(dz.T, x), penalty(w1)), "5.3.14", "backward"),
         *([bias(db1, dz)] if hidden_bias else []),
         Equation(dx, (_matmul(dz, w1),), "", "backward"),

@@ -2,7 +2,7 @@
 
 A term is ``coefficient × factors``; a factor is a symbol, plain or transposed, or a function of one. All that the
 package says or computes about an equation (text, LaTeX, its reference value, its inputs, its FLOPs) is derived here
-from the terms, so that no two of them can drift apart.
+from the terms, so that no two of them can drift apart. Here are terms of matrices; `indices` has those with indices.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,9 @@ from torch import Tensor
 
 Sizes = Mapping[str, int]
 Shape = tuple[str, ...]
+Direction = Literal[
+    "forward", "backward", "loss", "tangent", "gauss-newton", "diagonal", "blocks", "units", "kronecker", "inputs",
+]  # fmt: skip
 
 
 class Polynomial(dict[tuple[str, ...], int]):
@@ -46,17 +49,34 @@ def monomial(shape: Shape, count: int = 1) -> Polynomial:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A named tensor: ``shape`` in sizes, and how it is written in text and in LaTeX."""
+    """A named tensor: ``shape`` in sizes, and how it is written in text and in LaTeX.
+
+    ``indexed`` writes it in LaTeX with a letter for each axis, where these do not hang below it as a whole.
+    """
 
     name: str
     shape: Shape
     latex: str
     meaning: str = ""
+    indexed: Callable[[str], str] | None = field(default=None, compare=False)
+
+    def at(self, indices: str) -> str:
+        r"""The LaTeX of an element: ``\mathbf{x}_{bi}``; without letters, that of the whole."""
+        if not indices:
+            return self.latex
+        return self.indexed(indices) if self.indexed else f"{self.latex}_{{{indices}}}"
 
     @property
     def T(self) -> "Factor":
         """The transposed symbol, as a factor."""
         return Factor(self, transposed=True)
+
+    def __getitem__(self, indices: str) -> "Factor":
+        """The symbol with a letter for each of its axes: ``x["bi"]``."""
+        return Factor(self, indices=indices)
+
+
+KRONECKER = Symbol("δ", (), r"\delta", "1 where its two indices are equal, else 0")
 
 
 @dataclass(frozen=True)
@@ -71,11 +91,16 @@ class Function:
 
 @dataclass(frozen=True)
 class Factor:
-    """A symbol, transposed or not, or a function of it."""
+    """A symbol, transposed or not, or a function of it; with a letter for each axis where its term has indices."""
 
     symbol: Symbol
     transposed: bool = False
     function: Function | None = None
+    indices: str = ""
+
+    def __getitem__(self, indices: str) -> "Factor":
+        """The same factor with a letter for each of its axes."""
+        return replace(self, indices=indices)
 
     @property
     def shape(self) -> Shape:
@@ -85,14 +110,18 @@ class Factor:
 
     @property
     def text(self) -> str:
-        """``doᵀ``, ``φ′(z)``."""
+        """``doᵀ``, ``φ′(z)``, ``x_bi``."""
         inner = f"{self.function.text}({self.symbol.name})" if self.function else self.symbol.name
+        inner = f"{inner}_{self.indices}" if self.indices else inner
         return f"{inner}ᵀ" if self.transposed else inner
 
     @property
     def latex(self) -> str:
         """The factor in LaTeX."""
-        inner = f"{self.function.latex}({self.symbol.latex})" if self.function else self.symbol.latex
+        if self.function:
+            inner = f"{self.function.latex}({self.symbol.latex})" + (f"_{{{self.indices}}}" if self.indices else "")
+        else:
+            inner = self.symbol.at(self.indices)
         return f"{{{inner}}}^\\top" if self.transposed else inner
 
     def evaluate(self, values: Mapping[str, Any], sizes: Sizes) -> Tensor:
@@ -104,17 +133,18 @@ class Factor:
 
 @dataclass(frozen=True)
 class Coefficient:
-    """``number × λ^penalty / (product of sizes)``."""
+    """``number × λ^penalty × (product of sizes) / (product of sizes)``."""
 
     number: Fraction = Fraction(1)
     penalty: bool = False
     over: Shape = ()
+    times: Shape = ()
 
     def value(self, values: Mapping[str, Any], sizes: Sizes) -> float:
         """The coefficient's value; λ is ``values["weight_decay"]``."""
         size = prod(sizes[name] for name in self.over)
         # over no rows a mean is 0/0, as in torch
-        number = float(self.number) / size if size else float("nan")
+        number = float(self.number) * prod(sizes[name] for name in self.times) / size if size else float("nan")
         return number * values["weight_decay"] if self.penalty else number
 
     @property
@@ -125,11 +155,11 @@ class Coefficient:
     @property
     def is_sign(self) -> bool:
         """Whether the coefficient is 1 or −1."""
-        return abs(self.number) == 1 and not self.penalty and not self.over
+        return abs(self.number) == 1 and not self.penalty and not self.over and not self.times
 
     def _parts(self) -> tuple[str, str]:
         numerator = "" if self.number.numerator in (1, -1) else str(abs(self.number.numerator))
-        numerator += "λ" if self.penalty else ""
+        numerator += ("λ" if self.penalty else "") + "".join(self.times)
         denominator = "" if self.number.denominator == 1 else str(self.number.denominator)
         return numerator, denominator + "".join(self.over)
 
@@ -158,7 +188,7 @@ class Term:
 
     factors: tuple[Factor, ...]
     coefficient: Coefficient = Coefficient()
-    join: Literal["matmul", "hadamard"] = "hadamard"
+    join: Literal["matmul", "hadamard", "indices"] = "hadamard"
     fold: Literal["", "sum rows", "sum", "norm²", "each row"] = ""
 
     @cached_property
@@ -167,6 +197,11 @@ class Term:
         if self.join == "matmul":
             return (self.factors[0].shape[0], self.factors[-1].shape[-1])
         return self.factors[0].shape
+
+    @property
+    def nonzero(self) -> Shape | None:
+        """The sizes of what is not 0 for certain; None where that is all of the equation's shape."""
+        return None
 
     def evaluate(self, values: Mapping[str, Any], sizes: Sizes) -> Tensor:
         """The term's value."""
@@ -237,12 +272,20 @@ class Equation:
     """``symbol = Σ terms``, with its label in the D2L chapter.
 
     Call it with its inputs by name: ``equation(do=do, h=h, w2=w2, weight_decay=0.1)``.
+
+    Attributes:
+        lhs: the symbol.
+        terms: the right-hand side.
+        label: the number in the chapter, or the exercise that asks for it.
+        direction: the pass it belongs to, forward or backward; of second order, what it is a part of.
+        indices: the letters of the symbol's axes, where the right-hand side has indices.
     """
 
     lhs: Symbol
     terms: tuple[Term, ...]
     label: str
-    direction: Literal["forward", "backward"]
+    direction: Direction
+    indices: str = ""
 
     @property
     def symbol(self) -> str:
@@ -257,7 +300,8 @@ class Equation:
     @cached_property
     def tensors(self) -> dict[str, Symbol]:
         """The tensors on the right-hand side, by name, in the order in which they appear."""
-        return {factor.symbol.name: factor.symbol for term in self.terms for factor in term.factors}
+        factors = (factor for term in self.terms for factor in term.factors)
+        return {factor.symbol.name: factor.symbol for factor in factors if factor.symbol != KRONECKER}
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -270,7 +314,7 @@ class Equation:
 
         Raises:
             TypeError: an input is missing or unknown.
-            ValueError: two inputs disagree about a size.
+            ValueError: two inputs disagree about a size, or a size does not follow from any of them.
         """
         if set(values) != set(self.inputs):
             raise TypeError(f"{self.symbol}: expected the inputs {', '.join(self.inputs)}; got {', '.join(values)}")
@@ -278,7 +322,10 @@ class Equation:
 
     def evaluate(self, values: Mapping[str, Any], sizes: Sizes | None = None) -> Tensor:
         """The right-hand side, its inputs taken from ``values`` by name (others are left alone)."""
-        sizes = sizes or sizes_of(self.tensors.values(), values, self.symbol)
+        if sizes is None:
+            sizes = sizes_of(self.tensors.values(), values, self.symbol)
+            if unknown := sorted({*self.shape} - {*sizes}):
+                raise ValueError(f"{self.symbol}: no input has the size {', '.join(unknown)}: evaluate(values, sizes)")
         return sum_in_order(term.evaluate(values, sizes) for term in self.terms)
 
     @property
@@ -288,19 +335,20 @@ class Equation:
 
     @property
     def elementwise_flops(self) -> Polynomial:
-        """FLOPs of all else: what each term costs, and the sum of the terms."""
-        adds = monomial(self.shape, len(self.terms) - 1)
+        """FLOPs of all else: what each term costs, and the sum of the terms, which is made where they are not 0."""
+        added = sorted((self.shape if t.nonzero is None else t.nonzero for t in self.terms), key=len)[:-1]
+        adds = reduce(Polynomial.__add__, map(monomial, added), Polynomial())
         return reduce(Polynomial.__add__, (term.elementwise_flops for term in self.terms), adds)
 
     @property
     def text(self) -> str:
         """``dw2 = doᵀ h + λ w2``."""
-        return f"{self.symbol} = {self._signed('text')}"
+        return f"{Factor(self.lhs, indices=self.indices).text} = {self._signed('text')}"
 
     @property
     def latex(self) -> str:
         """The equation in LaTeX, in the chapter's symbols, for a batch of rows."""
-        return f"{self.lhs.latex} = {self._signed('latex')}"
+        return f"{Factor(self.lhs, indices=self.indices).latex} = {self._signed('latex')}"
 
     def __str__(self) -> str:
         return self.text

@@ -7,9 +7,9 @@ that has a gradient lies behind them; the part of dX that comes along an arrow i
 from collections.abc import Iterator
 
 from ..equations import Equation, Symbol, Table, Term
+from ..equations.tangent import tangents
 from .model import Edge, Graph, Line, Node
 from .operators import operators
-from .tangent import tangents
 
 
 def graph_of(table: Table, backward: bool, tangent: bool) -> Graph:

@@ -122,8 +122,8 @@ def draw(
 
 
 def _table_and_objective(model: MLP | Objective | Table, loss: str) -> tuple[Table, Objective | None]:
-    if isinstance(model, Table):
-        return model, None
+    if isinstance(model, Table):  # (what is of second order is no arrow of the graph)
+        return model.first_order, None
     if isinstance(model, MLP):
         model = Objective(model, loss)
     if not isinstance(model, Objective):

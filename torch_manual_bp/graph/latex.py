@@ -5,6 +5,7 @@ A command that is not known raises: what is printed must be what the table says.
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 
@@ -34,6 +35,7 @@ Tree = Atom | Group
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\S")
 _LETTERS = {
     "phi": "ϕ", "varphi": "φ", "sigma": "σ", "Phi": "Φ", "lambda": "λ", "pi": "π", "partial": "∂",
+    "delta": "δ", "mu": "μ", "Delta": "Δ",
     "tanh": "tanh", "log": "log", "max": "max",
 }  # fmt: skip
 _OPERATORS = {
@@ -79,8 +81,9 @@ class _Reader:
                 below = self.one()
             else:
                 above.append(_PRIME if mark == "'" else self.one())
-        if above and above[0] == _PRIME and isinstance(base, Atom):  # beside the letter, which it fits
-            base, above = Group("row", (base, above[0])), above[1:]
+        primes = tuple(takewhile(lambda mark: mark == _PRIME, above)) if isinstance(base, Atom) else ()
+        if primes:  # beside the letter, which they fit
+            base, above = Group("row", (base, *primes)), above[len(primes) :]
         if not above:
             return base if below is None else Group("sub", (base, below))
         if isinstance(base, Group) and base.kind == "sup" and below is None:  # W⁽¹⁾ᵀ: one height
