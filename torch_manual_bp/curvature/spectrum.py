@@ -155,7 +155,7 @@ def _at_least(
 
 def _terms(rows: Rows, hidden_bias: bool, output_bias: bool) -> Tensor:
     """Σ_b a_b ‖∂o_b/∂θ‖²: the GGN's trace, were S_b = a_b 1; its own parts, diag(s_b) and p_b p_bᵀ, are no larger."""
-    S = OutputCurvature(rows.S.a, None, None)
+    S = OutputCurvature(rows.S.a, None, False)
     return diagonals.trace(rows._replace(S=S), True, hidden_bias, output_bias)
 
 
