@@ -1,12 +1,14 @@
 """Pictures of a bench's rows, as PNG; lines are told apart by dashes and labels too, so that grey paper will do."""
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .problem import FLOOR
 from .report import Row
+from .second_order import DENSE, GRADIENT
 from .sgd_steps import STEP
 
 if TYPE_CHECKING:
@@ -46,6 +48,26 @@ def growth_png(rows: Sequence[Row], caption: str) -> bytes:
     return _png(figure)
 
 
+def curvature_growth_png(rows: Sequence[Row], caption: str) -> bytes:
+    """Time and peak bytes of the second derivatives, over B and over n; one line for each, named at its end."""
+    figure = _figure(caption, (12, 8.4))
+    grids = figure.subplots(2, 2)
+    parts = [[row for row in rows if row.labels["grows"] == what] for what in ("B", "n")]
+    first = GRADIENT
+    styles = {first: _GREY} | {name: style for name, style in _styles(rows).items() if name not in (first, STEP, FLOOR)}
+    for at, (part, over) in enumerate(zip(parts, ("rows B of the batch", "parameters n"), strict=True)):
+        x = [row.shape[0] if at == 0 else int(row.labels["n"]) for row in part]
+        fixed = f"n = {part[0].labels['n']}" if at == 0 else f"B = {part[0].shape[0]}"
+        for axes, what, unit in ((grids[0][at], "seconds", 1e3), (grids[1][at], "peak_bytes", 1e-6)):
+            figures = [getattr(row, what) for row in part]
+            names = [name for name in styles if all(name in of or name == DENSE for of in figures)]
+            ys = {name: [of[name] * unit if name in of else math.nan for of in figures] for name in names}
+            _lines(axes, x, ys, styles)
+            axes.set_title(f"{'time, ms' if what == 'seconds' else 'peak, MB'}, {fixed}", loc="left")
+            axes.set_xlabel(over)
+    return _png(figure)
+
+
 def over_floor_png(rows: Sequence[Row], caption: str) -> bytes:
     """Each candidate's time over the matrix products alone, a line of marks for each case."""
     figure = _figure(caption, (10, 1.8 + 0.5 * len(rows)))
@@ -82,11 +104,12 @@ def _lines(axes: "Axes", x: Sequence[float], ys: dict[str, list[float]], styles:
     axes.set_xticks(x, [f"{B:,}".replace(",", " ") for B in map(int, x)], rotation=45)
     axes.set_xlim(x[0], x[-1] * (x[-1] / x[0]) ** 0.02)
     _plain_ticks(axes.yaxis)
-    heights = _apart({name: y[-1] for name, y in ys.items()}, axes)
+    last = {name: max(at for at, value in enumerate(y) if not math.isnan(value)) for name, y in ys.items()}
+    heights = _apart({name: y[last[name]] for name, y in ys.items()}, axes)
     for name, height in heights.items():
         axes.annotate(
             name,
-            (x[-1], ys[name][-1]),
+            (x[last[name]], ys[name][last[name]]),
             (1.03, height),
             textcoords="axes fraction",
             va="center",

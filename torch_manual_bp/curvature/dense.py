@@ -76,9 +76,9 @@ def add_first_layer(H: Tensor, rows: Rows, ggn: bool, layer: Layer, write: Write
         M = w2w2.sum(0) if s is None else s @ w2w2
         if pw is not None:
             M = M - pairs.products(pw)
-        c = pairs.products(rows.dphi) * (a * M)  # φ′_j φ′_l M_jl
+        c = pairs.products(rows.dphi) * (a * M)  # gdzdz = φ′_j φ′_l M_jl
         if not ggn and rows.bend is not None:
-            pairs.add_to_diagonal(c, rows.bend)
+            pairs.add_to_diagonal(c, rows.bend)  # dzdz = gdzdz + δ_jl φ″ dH
         return c
 
     _add_square(H, layer, weights_of, rows.x, write)
@@ -91,8 +91,7 @@ def add_second_layer(H: Tensor, rows: Rows, layer: Layer, write: Write) -> None:
 
     def weights_of(pairs: Pairs) -> Tensor:
         c = a.new_zeros(len(a), len(pairs)) if p is None else -a * pairs.products(p)
-        pairs.add_to_diagonal(c, diagonal)
-        return c
+        return pairs.add_to_diagonal(c, diagonal)  # dodo = a (δ_kn s_k − p_k p_n)
 
     _add_square(H, layer, weights_of, rows.h, write)
 
@@ -104,13 +103,14 @@ def add_mixed(H: Tensor, rows: Rows, ggn: bool, layers: tuple[Layer, Layer], wri
     x, hidden = extended(rows.x, first.bias), extended(rows.h, second.bias)
     xh = outer(x, hidden)  # x̃_bi h̃_bl
     Sw = rows.w2.t() if S.p is None else rows.w2.t() - (S.p @ rows.w2)[:, :, None]  # (h,q) or (B,h,q)
-    Sw = (S.a if S.s is None else S.a * S.s)[:, None] * Sw  # (S_b W2)_kj as (B,h,q)
+    Sw = (S.a if S.s is None else S.a * S.s)[:, None] * Sw  # dhdo = (S_b W2)_kj, as (B,h,q)
     step = max(1, _CHUNK // (q * xh.shape[1]))
     for units in (slice(at, min(at + step, h)) for at in range(0, h, step)):
         dphi, n = rows.dphi[:, units, None], units.stop - units.start
-        block = ((dphi * Sw[:, units]).flatten(1).t() @ xh).view(n, q, x.shape[1], -1)  # (j,k,i,l)
+        block = (dphi * Sw[:, units]).flatten(1).t() @ xh  # dw1dw2 = Σ_b φ′_j dhdo_jk x̃_i h̃_l + δ_jl Σ_b φ′_j G_k x̃_i
+        block = block.view(n, q, x.shape[1], -1)  # (j,k,i,l)
         if not ggn:
-            meeting = ((dphi * rows.g[:, None]).flatten(1).t() @ x).view(n, q, -1)  # δ_jl G_bk, as (j,k,i)
+            meeting = ((dphi * rows.g[:, None]).flatten(1).t() @ x).view(n, q, -1)  # the latter, as (j,k,i)
             block.diagonal(units.start, 0, 3).add_(meeting.permute(1, 2, 0))
         for row, i in first.slots(units):
             for column, l in second.slots(slice(0, q)):  # noqa: E741
@@ -128,9 +128,10 @@ def _add_square(H: Tensor, layer: Layer, weights_of: Callable[[Pairs], Tensor], 
     to_bias = inputs.new_empty(len(every), d + 1)
     for some in every.chunks(max(1, _CHUNK // max(len(inputs), d * d))):
         c = weights_of(some)
-        block = (c.t() @ aa).view(-1, d, d)  # (pairs,i,m)
+        block = c.t() @ aa  # dw1dw1 = Σ_b dzdz_jl x_i x_m, dw2dw2 = Σ_b dodo_kn h_j h_l
+        block = block.view(-1, d, d)  # (pairs,i,m)
         if layer.bias:
-            to_bias[some.numbers] = c.t() @ ones  # (pairs,m), of i = d
+            to_bias[some.numbers] = c.t() @ ones  # dw1db1 = Σ_b dzdz_jl x_i, dw2db2 = Σ_b dodo_kn h_j; (pairs,m)
         for j, part in zip(range(some.start, some.stop), block.split(some.lengths), strict=True):  # (l,i,m), l ≥ j
             own = layer.slots(slice(j, j + 1))[0][0]
             row, column = slice(own.start, layer.start + units * d), slice(own.stop, layer.start + units * d)
@@ -148,7 +149,7 @@ def unit_blocks(weight: Tensor, inputs: Tensor, bias: bool) -> Tensor:
     """Ãᵀ diag(w_:j) Ã for each column of w (B,units), from one product; shape (units, d′, d′) for Ã = [A 1]."""
     a = extended(inputs, bias)
     pairs = Pairs(a.shape[1], a.device)
-    return (weight.t() @ pairs.products(a))[:, pairs.table]
+    return (weight.t() @ pairs.products(a))[:, pairs.table]  # U1 = X̃ᵀ diag(d2z_:j) X̃, U2 = H̃ᵀ diag(d2o_:k) H̃
 
 
 def extended(a: Tensor, bias: bool) -> Tensor:

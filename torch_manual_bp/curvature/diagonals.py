@@ -24,24 +24,27 @@ def gradient(rows: Rows, hidden_bias: bool, output_bias: bool) -> Blocks:
 def hidden_curvature(rows: Rows, ggn: bool) -> Tensor:
     """W = φ″ ⊙ dH + φ′² ⊙ Q, shape (B,h); the first term is not the GGN's."""
     w = rows.S.seen_from_hidden(rows.w2).mul_(rows.dphi)
-    return w.mul_(rows.dphi) if ggn or rows.bend is None else torch.addcmul(rows.bend, w, rows.dphi)
+    if ggn or rows.bend is None:
+        return w.mul_(rows.dphi)  # gd2z = φ′² ⊙ d2h
+    return torch.addcmul(rows.bend, w, rows.dphi)  # d2z = φ′² ⊙ d2h + φ″ ⊙ dH
 
 
 def diagonal(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Blocks:
     """The diagonal: diag W1 = Wᵀ (X⊙X), diag b1 = Wᵀ 1, diag W2 = S_dᵀ (H⊙H), diag b2 = S_dᵀ 1, without the penalty."""
     w, s = hidden_curvature(rows, ggn), rows.S.diagonal(rows.g.shape[1])
     return Blocks(
-        w.t() @ rows.x.square(),
-        w.sum(0) if hidden_bias else None,
-        s.t() @ rows.h.square(),
-        s.sum(0) if output_bias else None,
+        w.t() @ rows.x.square(),  # d2w1 = d2zᵀ (X⊙X)
+        w.sum(0) if hidden_bias else None,  # d2b1 = d2zᵀ 1
+        s.t() @ rows.h.square(),  # d2w2 = d2oᵀ (H⊙H)
+        s.sum(0) if output_bias else None,  # d2b2 = d2oᵀ 1
     )
 
 
 def trace(rows: Rows, ggn: bool, hidden_bias: bool, output_bias: bool) -> Tensor:
     """Σ_b ‖x̃_b‖² Σ_j W_bj + Σ_b ‖h̃_b‖² Σ_k S_d,bk with x̃ = [x; 1], h̃ = [h; 1]; 0-dim, without the penalty."""
     w, s = hidden_curvature(rows, ggn).sum(1), rows.S.diagonal(rows.g.shape[1]).sum(1)
-    return w @ _squared_norms(rows.x, hidden_bias) + s @ _squared_norms(rows.h, output_bias)
+    of_first = w @ _squared_norms(rows.x, hidden_bias)  # Σ_b ‖x̃_b‖² Σ_j d2z_bj
+    return of_first + s @ _squared_norms(rows.h, output_bias)  # trace = … + Σ_b ‖h̃_b‖² Σ_k d2o_bk
 
 
 def _squared_norms(a: Tensor, bias: bool) -> Tensor:

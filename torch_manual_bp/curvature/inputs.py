@@ -15,9 +15,9 @@ def input_hessian(rows: Rows) -> Tensor:
     if p is not None:
         pJ = (p[:, None] @ J)[:, 0]
         H -= (a * pJ)[:, :, None] * pJ[:, None]
-    if rows.bend is not None:
-        H += rows.w1.t() @ (rows.bend[:, :, None] * rows.w1)
-    return H
+    if rows.bend is None:
+        return H
+    return H.add_(rows.w1.t() @ (rows.bend[:, :, None] * rows.w1))  # dxdx = W1ᵀ (diag(φ″ ⊙ dH) + φ′ dhdh φ′) W1
 
 
 def laplacian(rows: Rows) -> Tensor:
@@ -25,4 +25,4 @@ def laplacian(rows: Rows) -> Tensor:
     d2phi = rows.d2phi
     if d2phi is None:
         return torch.zeros_like(rows.g)
-    return (d2phi * rows.w1.square().sum(1)) @ rows.w2.t()
+    return (d2phi * rows.w1.square().sum(1)) @ rows.w2.t()  # laplacian = (φ″ ⊙ rowsum(W1⊙W1)ᵀ) W2ᵀ

@@ -47,6 +47,7 @@ def sums(rows: Rows, hidden_bias: bool, output_bias: bool) -> Sums:
         G2 = (a * s).sum(0).diag()
         if rows.S.coupled:
             N = rows.dphi * (s @ rows.w2)
-            G1 = G1 - (a * N).t() @ N
-            G2 = G2 - (a * s).t() @ s
-    return Sums(x.t() @ x, G1, h.t() @ h, G2, a.new_full((), len(x)))
+            G1 = G1 - (a * N).t() @ N  # G1 = Σ_b φ′_j φ′_l Σ_k a (s_k W2_kj W2_kl) − a N_j N_l, N = φ′ ⊙ (s W2)
+            G2 = G2 - (a * s).t() @ s  # G2 = Σ_b a (δ_kn s_k − s_k s_n)
+    xx, hh = x.t() @ x, h.t() @ h  # A0 = X̃ᵀ X̃ / B, A1 = H̃ᵀ H̃ / B
+    return Sums(xx, G1, hh, G2, a.new_full((), len(x)))

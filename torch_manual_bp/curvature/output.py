@@ -33,13 +33,13 @@ class OutputCurvature(NamedTuple):
         scaled = s * v
         if self.coupled:
             scaled = torch.addcmul(scaled, s, scaled.sum(2, keepdim=True), value=-1)
-        return scaled.mul_(self.a[:, None])
+        return scaled.mul_(self.a[:, None])  # tdo = a (s ⊙ v − s⟨s,v⟩)
 
     def diagonal(self, q: int) -> Tensor:
         """S_d,bk = S_b,kk, shape (B,q)."""
         if self.s is None:
             return self.a.expand(-1, q)
-        return self.a * (self.s - self.s * self.s if self.coupled else self.s)
+        return self.a * (self.s - self.s * self.s if self.coupled else self.s)  # d2o = a (s − s²)
 
     def seen_from_hidden(self, w2: Tensor) -> Tensor:
         """Q_bj = (W2ᵀ S_b W2)_jj = a_b (Σ_k s_bk W2_kj² − (s_b W2)_j²), shape (B,h)."""
@@ -48,9 +48,9 @@ class OutputCurvature(NamedTuple):
             return self.a * squared.sum(0)
         Q = self.s @ squared
         if self.coupled:
-            sw = self.s @ w2
+            sw = self.s @ w2  # mu = s W2
             Q.addcmul_(sw, sw, value=-1)
-        return Q.mul_(self.a)
+        return Q.mul_(self.a)  # d2h = a (Σ_k s_k W2_kj² − mu²)
 
 
 def gradient_and_curvature(
@@ -71,7 +71,7 @@ def gradient_and_curvature(
     a = loss.gradient_factor * r
     if loss.name == "mse":
         return a * (o - y), OutputCurvature(a, None, False)  # G = 2 r (o − y) / N
-    sigma = torch.sigmoid(o)
+    sigma = torch.sigmoid(o)  # p = σ(o)
     return a * (sigma - y), OutputCurvature(a, sigma * (1 - sigma), False)  # G = r (σ(o) − y) / N
 
 
@@ -85,6 +85,6 @@ def _of_classes(
         elsewhere = r * (smooth / len(w) * w)
         at_label = (1 - smooth) * at_label
         a = at_label + elsewhere.sum(1, keepdim=True)
-    p = torch.softmax(o, 1)
+    p = torch.softmax(o, 1)  # p = softmax(o)
     g = (a * p).scatter_add_(1, y, -at_label)
     return g - elsewhere if smooth else g, OutputCurvature(a, p, True)

@@ -14,10 +14,11 @@ Maybe = Tensor | None
 
 
 class Rows(NamedTuple):
-    """One pass over rows: x (B,d), h = φ(Z) and φ′ (B,h), G = ∂L/∂O (B,q), S, dH = G W2 (B,h), w1 (h,d), w2 (q,h), φ.
+    """One pass over rows: x (B,d), h = φ(Z) and φ′ (B,h), G = ∂L/∂O (B,q), S, w1 (h,d), w2 (q,h), φ.
 
-    ``seen`` is what φ′ and φ″ are made from, h or z. ``bend`` = φ″ ⊙ dH (B,h) is None where φ″ is 0 almost everywhere
-    (relu, leaky_relu, identity): H and GGN differ all the same, by the terms in which W1 and W2 meet.
+    ``seen`` is what φ′ and φ″ are made from, h or z. dH = G W2 and ``bend`` = φ″ ⊙ dH (B,h) are kept where φ bends, and
+    None where φ″ is 0 almost everywhere (relu, leaky_relu, identity): there the gradient alone needs dH. H and GGN
+    differ there all the same, by the terms in which W1 and W2 meet.
     """
 
     x: Tensor
@@ -26,7 +27,7 @@ class Rows(NamedTuple):
     dphi: Tensor
     g: Tensor
     S: OutputCurvature
-    dh: Tensor
+    dh: Maybe
     bend: Maybe
     w1: Tensor
     w2: Tensor
@@ -35,7 +36,7 @@ class Rows(NamedTuple):
     @property
     def dz(self) -> Tensor:
         """The gradient dZ = φ′(Z) ⊙ dH, shape (B,h)."""
-        return self.dphi * self.dh
+        return self.dphi * (self.g @ self.w2 if self.dh is None else self.dh)
 
     @property
     def d2phi(self) -> Maybe:
@@ -52,8 +53,8 @@ class Rows(NamedTuple):
             some = slice(at, at + most)
             S = self.S._replace(a=self.S.a[some], s=None if self.S.s is None else self.S.s[some])
             x, seen, h, dphi, g = (t[some] for t in (self.x, self.seen, self.h, self.dphi, self.g))
-            bend = None if self.bend is None else self.bend[some]
-            yield Rows(x, seen, h, dphi, g, S, self.dh[some], bend, self.w1, self.w2, self.phi)
+            dh, bend = (None if t is None else t[some] for t in (self.dh, self.bend))
+            yield Rows(x, seen, h, dphi, g, S, dh, bend, self.w1, self.w2, self.phi)
 
 
 class Weighted(NamedTuple):
@@ -69,10 +70,14 @@ def pass_over(net: Net, goal: Goal, batch: Weighted) -> Rows:
     (x, y, weight), phi = batch, net.phi
     z = F.linear(x, net.w1, net.b1)  # Z = X W1ᵀ + 1 b1ᵀ
     h = phi.phi(z)  # H = φ(Z)
+    seen = z if phi.from_output is None else h
+    del z
     o = F.linear(h, net.w2, net.b2)  # O = H W2ᵀ + 1 b2ᵀ
     g, S = gradient_and_curvature(goal.loss, o, y, goal.class_weight, weight)
-    dphi = phi.dphi(z) if phi.from_output is None else phi.from_output.dphi(h)
-    dh = g @ net.w2  # dH = G W2
-    rows = Rows(x, z if phi.from_output is None else h, h, dphi, g, S, dh, None, net.w1, net.w2, phi)
+    dphi = (phi.from_output or phi).dphi(seen)
+    rows = Rows(x, seen, h, dphi, g, S, None, None, net.w1, net.w2, phi)
     bend = rows.d2phi
-    return rows if bend is None else rows._replace(bend=bend.mul_(dh))
+    if bend is None:
+        return rows
+    dh = g @ net.w2  # dH = G W2
+    return rows._replace(dh=dh, bend=bend.mul_(dh))
