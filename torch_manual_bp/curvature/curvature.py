@@ -152,7 +152,8 @@ class Curvature:
     def trace(self, *, ggn: bool = False) -> Tensor:
         """Σ_i ∂²J/∂θ_i² (or the GGN's trace), 0-dim, without a product of the size of X."""
         total = self._passes.sum(lambda rows: diagonals.trace(rows, ggn, *self._biases))
-        return total + self._goal.weight_decay * (self._net.w1.numel() + self._net.w2.numel())
+        decay = self._goal.weight_decay
+        return total + decay * (self._net.w1.numel() + self._net.w2.numel()) if decay else total
 
     def _diagonal(self, ggn: bool) -> dict[str, Tensor]:
         diagonal = self._passes.sum(lambda rows: diagonals.diagonal(rows, ggn, *self._biases))

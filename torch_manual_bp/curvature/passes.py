@@ -103,8 +103,9 @@ class Passes:
             weight = x.new_ones(len(x)) if row_weight is None else row_weight
         mass = weight if class_weight is None else weight * class_weight[y]  # what N is the sum of
         if loss.reduction == "mean":
-            N = self._of_all_processes(mass.sum())
-            weight = weight / (N * loss.terms(self._net.sizes[2]))
+            weight = weight / self._of_all_processes(mass.sum())
+            if (terms := loss.terms(self._net.sizes[2])) > 1:
+                weight /= terms
         return Weighted(x, y, weight)
 
 
