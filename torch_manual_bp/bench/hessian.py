@@ -84,6 +84,6 @@ QUESTION = Question(
     measure,
     cells,
     goals,
-    notes="Peers whose first call took more than two and a half times as long as the fastest one's are not in the table, "
-    "torch.func.hessian of the small net apart.",
+    notes="Peers whose first call took more than two and a half times as long as the fastest one's are not in the "
+    "table, torch.func.hessian of the small net apart.",
 )
