@@ -1,5 +1,6 @@
 """The program, what its commands have in common, and how it says what went wrong."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -42,6 +43,14 @@ def plain_errors(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print("[yellow]Interrupted; no results were written.[/]")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def kernels_unmentioned() -> Iterator[None]:
+    """Without the warning that there is no compiled extension: the command says so itself, or does without it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")
+        yield
 
 
 def _in_words(error: Exception) -> str:

@@ -19,7 +19,7 @@ from ..fit import TASKS, load_labelled, load_model
 from ..fit.folder import RunFolder
 from ..fit.settings import DTYPES, check_device
 from ..nn import MLP, Objective
-from .app import ACTIVATIONS, Debug, app, plain_errors
+from .app import ACTIVATIONS, Debug, app, kernels_unmentioned, plain_errors
 from .training import Delimiter, Header
 
 _MATRICES = {"both": (False, True), "hessian": (False,), "ggn": (True,)}
@@ -89,7 +89,7 @@ def show_curvature(
         with RunFolder(out, "curvature.json") as folder:
             mlp, x, y = case.mlp.to(device), case.x.to(device), case.y.to(device)
             objective = Objective(mlp, case.loss, case.weight_decay, tile_rows=tile_rows)
-            with Console(stderr=True).status("") as status, _enough_memory():
+            with Console(stderr=True).status("") as status, _enough_memory(), kernels_unmentioned():
                 content, spectra = report(
                     case.name, objective, x, y, _MATRICES[matrix], count, exact_up_to, seed, status.update
                 )

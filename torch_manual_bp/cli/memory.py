@@ -1,7 +1,6 @@
 """How many bytes a net takes: planned, and measured."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..memory.planned import Plan
 from ..memory.setting import OPTIMIZERS
 from ..nn import MLP
 from ..pipeline.orders import ORDERS
-from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
+from .app import Activation, Debug, HiddenBias, OutputBias, app, kernels_unmentioned, plain_errors
 
 Batch = Annotated[int, typer.Option("--batch", "-B", help="Rows B of a batch.")]
 Inputs = Annotated[int, typer.Option("--inputs", "-d", help="Width d of the inputs.")]
@@ -112,8 +111,7 @@ def profile(
     with plain_errors(debug):
         mlp = _mlp(inputs, hidden, outputs, activation, hidden_bias, output_bias, "auto", dtype)
         setting = plan(mlp, batch, loss=loss, weight_decay=weight_decay).setting
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")  # a note below says so
+        with kernels_unmentioned():  # a note below says it
             rows = list(profiled(setting))
             files = write(setting, rows, out)
             if with_trace:

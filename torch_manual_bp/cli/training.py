@@ -2,7 +2,6 @@
 
 import csv
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -13,7 +12,7 @@ import typer
 
 from .. import __version__, equations
 from ..fit import OPTIMIZERS, PATHS, TASKS, Settings, load, load_model, read_features
-from .app import Activation, Debug, HiddenBias, OutputBias, app, plain_errors
+from .app import Activation, Debug, HiddenBias, OutputBias, app, kernels_unmentioned, plain_errors
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
 _PATHS = "; ".join(f"{path.name} is {path.step_call}" for path in PATHS.values())
@@ -68,9 +67,7 @@ def train(
             decoupled_decay, held_out, seed, dtype, device, path,
         )  # fmt: skip
         dataset = load(data, label, task, drop=drop, delimiter=delimiter, header=header)
-        with warnings.catch_warnings():
-            # the job names the kernels in its first lines, so the warning would say it a second time
-            warnings.filterwarnings("ignore", "torch_manual_bp computes in plain torch")
+        with kernels_unmentioned():  # the job names them in its first lines
             outcome = job.run(dataset, settings, out, compare, threads=threads, resume=resume)
     if outcome.interrupted:
         raise typer.Exit(130)
