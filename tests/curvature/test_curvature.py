@@ -108,7 +108,51 @@ def test_a_row_of_weight_two_counts_twice(loss):
         setting.mlp, setting.x, setting.y, torch.tensor([2.0, 1, 1, 1, 1, 1, 1], dtype=torch.float64), loss=loss
     )
     twice = [torch.cat([t[:1], t]) for t in (setting.x, setting.y)]
-    assert_equal(flat(weighted.diagonal()), flat(tmb.curvature.Curvature(setting.mlp, *twice, loss=loss).diagonal()))
+    doubled = tmb.curvature.Curvature(setting.mlp, *twice, loss=loss)
+    assert_equal(flat(weighted.diagonal()), flat(doubled.diagonal()))
+    for ours, theirs in zip(weighted.kfac().values(), doubled.kfac().values(), strict=True):
+        assert_equal(ours.A, theirs.A)
+        assert_equal(ours.G, theirs.G)
+
+
+@pytest.mark.parametrize("tile_rows", [None, 2])
+def test_where_no_row_counts_all_is_0(tile_rows):
+    mlp, x = tmb.MLP(4, 5, 3, "gelu", dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    c = tmb.curvature.Curvature(mlp, x, torch.full((6,), -100), tile_rows=tile_rows)  # J is 0/0, and its gradient 0
+    assert not flat(c.gradient()).any() and not c.trace().any() and not c.dense().any()
+    assert not any(factor.any() for factors in c.kfac().values() for factor in factors)
+
+
+@pytest.mark.parametrize("seed", [6, 7, 11])  # of nets whose Σ_k p_k w_k² − (Σ_k p_k w_k)² is rounded to below 0
+def test_the_gauss_newton_diagonal_is_not_negative_where_the_softmax_is_nearly_certain(seed):
+    torch.manual_seed(seed)
+    mlp = tmb.MLP(3, 4, 3, "tanh", dtype=torch.float64)
+    with torch.no_grad():
+        mlp.fc2.bias[0] = 36
+    x, y = torch.randn(40, 3, dtype=torch.float64), torch.randint(3, (40,))
+    assert flat(tmb.curvature.Curvature(mlp, x, y).ggn_diagonal()).min() >= 0
+
+
+def test_no_vectors_give_no_products():
+    c = make(Case("gelu")).curvature
+    assert c.hvp_block(torch.empty(0, c.n, dtype=torch.float64)).shape == (0, c.n)
+    assert c.ggnvp_block(torch.empty(0, c.n, dtype=torch.float64)).shape == (0, c.n)
+
+
+def test_an_objectives_tiles_are_taken_over():
+    mlp, x, y = tmb.MLP(4, 5, 3, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    tiled = tmb.curvature.Curvature(tmb.Objective(mlp, tile_rows=4), x, y)
+    assert tiled._passes._kept is None and len(tiled._passes._tiles) == 2
+    assert_equal(tiled.trace(), tmb.curvature.Curvature(mlp, x, y).trace())
+
+
+def test_weights_that_change_later_do_not_change_it():
+    mlp, x, y = tmb.MLP(4, 5, 3, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    row_weight, class_weight = torch.rand(6, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    c = tmb.curvature.Curvature(mlp, x, y, row_weight, class_weight=class_weight, reduction="sum", tile_rows=2)
+    before = c.trace()
+    row_weight.zero_(), class_weight.zero_()
+    assert torch.equal(c.trace(), before)
 
 
 def test_forms_of_a_vector():
@@ -209,3 +253,12 @@ def test_hooks_are_refused():
     mlp.register_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match="must not carry hooks"):
         tmb.curvature.Curvature(mlp, torch.randn(2, 4), torch.tensor([0, 1]))
+
+
+def test_tied_parameters_and_unknown_options_are_refused():
+    mlp, x, y = tmb.MLP(4, 3, 3), torch.randn(2, 4), torch.tensor([0, 1])
+    with pytest.raises(TypeError, match=r"Curvature: options are reduction, .*; got los"):
+        tmb.curvature.Curvature(mlp, x, y, los="mse")
+    mlp.fc2.bias = mlp.fc1.bias
+    with pytest.raises(ValueError, match=r"fc1.bias and fc2.bias must be two tensors"):
+        tmb.curvature.Curvature(mlp, x, y)

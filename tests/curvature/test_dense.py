@@ -62,6 +62,8 @@ def test_it_is_made_some_units_at_a_time(chunk, monkeypatch):
     monkeypatch.setattr(dense, "_CHUNK", chunk)
     assert_equal(c.dense(), whole)
     assert_equal(c.blocks()["fc1"], whole[:28, :28])
+    units = c.blocks("hidden_unit")
+    assert_equal(units[:, 0, 0], whole.diagonal()[: 7 * 3 : 3])
 
 
 def test_many_rows_are_added_up_some_at_a_time(monkeypatch):
@@ -90,9 +92,13 @@ def test_pairs_in_parts():
     ]
 
 
-def test_dense_compiles_as_one_graph():
-    c = make(Case("gelu", weight_decay=0.1)).curvature
-    assert_equal(torch.compile(c.dense, fullgraph=True, backend="aot_eager")(), c.dense())
+@pytest.mark.parametrize("tile_rows", [None, 3])
+def test_it_compiles_as_one_graph(tile_rows):
+    c = make(Case("gelu", weight_decay=0.1), tile_rows=tile_rows).curvature
+    V = torch.randn(3, c.n, dtype=torch.float64)
+    units = lambda: c.blocks("hidden_unit")  # noqa: E731
+    for call in (c.dense, units, lambda: c.hvp_block(V), lambda: c.kfac()["fc1"].G):
+        assert_equal(torch.compile(call, fullgraph=True, backend="aot_eager")(), call())
 
 
 def test_its_diagonal_is_the_diagonal():

@@ -21,12 +21,24 @@ def test_factors(case):
     rows = torch.arange(len(x))
     S = S[rows, :, rows]  # (B,q,q)
     slope = torch.stack([jacrev(lambda z: F.linear(plain_phi(case.activation)(z), mlp.fc2.weight))(row) for row in z])
+    r = torch.ones(len(x), dtype=x.dtype) if options["row_weight"] is None else options["row_weight"]
+    r = r if y.is_floating_point() else r * (y != options.get("ignore_index", -100))
     factors = setting.curvature.kfac()
     assert_equal(factors["fc2"].G, S.sum(0))
     assert_equal(factors["fc1"].G, (slope.mT @ S @ slope).sum(0).detach())
     for name, a, bias in (("fc1", x, mlp.fc1.bias), ("fc2", h, mlp.fc2.bias)):
         a = a if bias is None else torch.cat([a, torch.ones(len(a), 1)], 1)
-        assert_equal(factors[name].A, a.T @ a / len(a))
+        assert_equal(factors[name].A, (r[:, None] * a).T @ a / r.sum())
+
+
+def test_ignored_rows_do_not_count():
+    mlp, x = tmb.MLP(3, 4, 2, "tanh", dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    x[1:] *= 100  # what a padded batch may hold
+    padded = tmb.curvature.Curvature(mlp, x, torch.tensor([1, -100, -100, -100])).kfac()
+    alone = tmb.curvature.Curvature(mlp, x[:1], torch.tensor([1])).kfac()
+    for name, factors in padded.items():
+        assert_equal(factors.A, alone[name].A)
+        assert_equal(factors.G, alone[name].G)
 
 
 def test_for_one_row_they_are_exact():

@@ -51,11 +51,13 @@ def test_float32():
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"k": 0}, ValueError, "eigsh: k must be between 1 and n = 43, got 0"),
+        ({"k": 0}, ValueError, "eigsh: k must be an int between 1 and n = 43, got 0"),
+        ({"k": 2.5}, ValueError, "eigsh: k must be an int between 1 and n = 43, got 2.5"),
+        ({"k": 6, "max_steps": 3}, ValueError, "eigsh: k must be an int between 1 and max_steps = 3, got 6"),
         ({"which": "BE"}, ValueError, "eigsh: which must be one of LM, LA, SA; got 'BE'"),
         ({"k": 3, "max_steps": 4}, RuntimeError, "eigsh: the residuals of 3 eigenvalues must fall to .* in 4 products"),
     ],
-    ids=["k", "which", "steps"],
+    ids=["k", "no int", "fewer steps", "which", "steps"],
 )
 def test_what_it_cannot_do_it_says(options, error, words):
     with pytest.raises(error, match=words):

@@ -27,7 +27,8 @@ class Curvature:
     """∂²J/∂θ² of J = L + λ/2 (‖W1‖² + ‖W2‖²) at an MLP's parameters θ, on a batch, in closed form.
 
     The forward pass and the backward pass down to ∂L/∂H are made once, here; every method reads them. No graph is made
-    or needed. The parameters are copied: a later training step does not change what this object says. x is not copied.
+    or needed. The parameters are copied: a later training step does not change what this object says. x is not copied,
+    nor are targets y.
 
     H is the Hessian; GGN the generalised Gauss–Newton matrix Σ_b (∂o_b/∂θ)ᵀ S_b (∂o_b/∂θ), with S_b = ∂²L/∂o_b², plus
     λ on the weights: for these losses it is positive semidefinite, and the Fisher information of cross-entropy.
@@ -42,8 +43,9 @@ class Curvature:
         row_weight: weight of each row, shape (...), as of `Objective.forward`.
         loss: as of `Objective`.
         weight_decay: as of `Objective`.
-        tile_rows: None keeps the pass over all rows. A number makes it anew in each call, that many rows at a time, and
-            adds up: memory does not grow with the batch, and each call takes two products more.
+        tile_rows: None keeps the pass over all rows. A number, or the one that an Objective has, makes it anew in each
+            call, so many rows at a time, and adds up: memory does not grow with the batch, and each call takes one
+            large product more.
         process_group: the processes whose rows make up the batch together. Every method is then called by all of them,
             with the same arguments, and returns the same on each: of the whole batch, but for the inputs' derivatives.
         local: where there are several processes, leave each to itself.
@@ -53,7 +55,7 @@ class Curvature:
         TypeError, ValueError: as of `Objective` and its ``forward``; options beside an Objective, which has its own.
         RuntimeError: hooks on the net or its layers, which would be passed by; several processes, and neither
             process_group nor local; a call under torch.compile or torch.func (make the object outside; its methods
-            can be compiled).
+            can be compiled, but for those of Lanczos).
     """
 
     def __init__(
@@ -62,12 +64,15 @@ class Curvature:
         process_group: Any = None, local: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         op = "Curvature"
+        if tile_rows is None and isinstance(mlp, Objective) and isinstance(mlp.tile_rows, int):
+            tile_rows = mlp.tile_rows
         mlp, goal, validate = _subject(mlp, loss, weight_decay, options)
         net, group = net_of(mlp, op), group_of(process_group, local, op)
         if tile_rows is not None and (not isinstance(tile_rows, int) or isinstance(tile_rows, bool) or tile_rows < 1):
             raise ValueError(f"{op}: tile_rows must be None or a positive int, got {tile_rows!r}")
-        if net.w1 is net.w2:
-            raise ValueError(f"{op}: fc1.weight and fc2.weight must be two tensors, got one")
+        for name, first, second in (("weight", net.w1, net.w2), ("bias", net.b1, net.b2)):
+            if first is second and first is not None:
+                raise ValueError(f"{op}: fc1.{name} and fc2.{name} must be two tensors, got one")
         given = door.lean_arguments(x, y, *net[:4], goal.loss, goal.class_weight, row_weight, validate, op)
         if given is None:
             raise RuntimeError(f"{op}: is made eagerly, from plain tensors; its methods can be compiled")
@@ -75,9 +80,12 @@ class Curvature:
         with torch.no_grad():
             w1, b1, w2, b2 = (None if p is None else p.to(dtype, copy=True) for p in net[:4])
             self._net = Net(w1, b1, w2, b2, net.phi)  # type: ignore[arg-type]
-            self._goal = goal._replace(class_weight=given.class_weight)
+            class_weight, row_weight = (
+                None if w is None else w.clone() for w in (given.class_weight, given.row_weight)
+            )  # fmt: skip
+            self._goal = goal._replace(class_weight=class_weight)
             y = given.y if goal.loss.takes_classes else given.y.detach().to(dtype)
-            batch = Batch(given.x.detach().to(dtype), y, given.row_weight)
+            batch = Batch(given.x.detach().to(dtype), y, row_weight)
         self._space = Space(Blocks(*self._net[:4]))
         self._biases = (net.b1 is not None, net.b2 is not None)
         self._lead = x.shape[:-1]
@@ -142,7 +150,7 @@ class Curvature:
     # ------------------------------------------------------------------------------------------------- diagonals
 
     def diagonal(self) -> dict[str, Tensor]:
-        """∂²J/∂θ_i² for each parameter, by name; with the gradient it costs about one gradient more."""
+        """∂²J/∂θ_i² for each parameter, by name: one product of the size of X, and no further pass."""
         return self._diagonal(ggn=False)
 
     def ggn_diagonal(self) -> dict[str, Tensor]:
@@ -164,8 +172,9 @@ class Curvature:
     def dense(self, *, ggn: bool = False) -> Tensor:
         """H (or the GGN), shape (n,n), in the order of ``torch.nn.utils.parameters_to_vector``.
 
-        Three large matrix products, where symmetric blocks are computed once. It takes n² numbers of memory, at most
-        half as many beside them, and some dozens of MB.
+        Three matrix products over all rows, made in parts; symmetric blocks are computed once. It takes n² numbers of
+        memory, and less than half as many beside them and some dozens of MB, but for a net with very many units of
+        very few inputs: indices take as much again there.
         """
         layers = self._layers
         return self._matrix(layers, lambda H, rows, write: dense.add_hessian(H, rows, ggn, layers, write))
@@ -219,7 +228,8 @@ class Curvature:
         A = ÃᵀÃ / B of the layer's inputs, G = Σ_b of the curvature in its outputs. Exact for one row.
         """
         sums = self._passes.sum(lambda rows: kfac.sums(rows, *self._biases))
-        return {"fc1": Kronecker(sums.xx / sums.rows, sums.G1), "fc2": Kronecker(sums.hh / sums.rows, sums.G2)}
+        weight = sums.weight.where(sums.weight != 0, 1.0)
+        return {"fc1": Kronecker(sums.xx / weight, sums.G1), "fc2": Kronecker(sums.hh / weight, sums.G2)}
 
     # -------------------------------------------------------------------------------------------------- spectrum
 
@@ -244,8 +254,9 @@ class Curvature:
             ValueError: k or which out of range.
             RuntimeError: not converged within max_steps.
         """
-        if not 1 <= k <= self.n:
-            raise ValueError(f"eigsh: k must be between 1 and n = {self.n}, got {k}")
+        if not isinstance(k, int) or not 1 <= k <= min(self.n, max_steps):
+            most = f"n = {self.n}" if self.n <= max_steps else f"max_steps = {max_steps}"
+            raise ValueError(f"eigsh: k must be an int between 1 and {most}, got {k}")
         if which not in WHICH:
             raise ValueError(f"eigsh: which must be one of {', '.join(WHICH)}; got {which!r}")
         if tolerance is None:
@@ -336,6 +347,15 @@ class Curvature:
         return blocks._replace(w1=torch.add(blocks.w1, w1, alpha=decay), w2=torch.add(blocks.w2, w2, alpha=decay))
 
 
+_OPTIONS = (
+    "reduction",
+    "label_smoothing",
+    "ignore_index",
+    "class_weight",
+    "validate",
+)  # of Objective, beside loss and weight_decay
+
+
 def _subject(
     mlp: MLP | Objective, loss: str | None, weight_decay: float | None, options: dict[str, Any]
 ) -> tuple[MLP, Goal, bool]:
@@ -343,6 +363,8 @@ def _subject(
     op = "Curvature"
     named: dict[str, Any] = {"loss": loss, "weight_decay": weight_decay}
     given = {name: value for name, value in named.items() if value is not None} | options
+    if unknown := set(options) - {*_OPTIONS}:
+        raise TypeError(f"{op}: options are {', '.join(_OPTIONS)}; got {', '.join(sorted(unknown))}")
     if isinstance(mlp, Objective):
         if given:
             raise ValueError(

@@ -8,8 +8,7 @@ bias. Each block is a sum over rows of small Kronecker products:
     H22[(k,l),(m,n)] = Σ_b S_b,km h̃_bl h̃_bn
 
 A layer's own square is symmetric in its two units: products are made for j ≤ l only, some units at a time, and what
-comes out is put in both its places at once, so that nothing of the matrix's size is needed beside it. The GGN lacks
-φ″ ⊙ dH and δ_jl G.
+comes out is put in both its places at once. The GGN lacks φ″ ⊙ dH and δ_jl G.
 """
 
 from collections.abc import Callable
@@ -54,7 +53,7 @@ class Layer(NamedTuple):
 
 
 def most_rows(n: int, layers: tuple[Layer, ...]) -> int:
-    """Of how many rows at a time the products x̃ x̃ᵀ, x̃ h̃ᵀ, h̃ h̃ᵀ take no more than half of what the matrix (n,n) does."""
+    """Of how many rows at a time x̃ x̃ᵀ, x̃ h̃ᵀ, h̃ h̃ᵀ take half of what the matrix (n,n) does, or a few MB."""
     widest = max(layer.inputs + layer.bias for layer in layers)
     return max(1, max(_CHUNK, n * n // 2) // widest**2)
 
@@ -102,12 +101,14 @@ def add_mixed(H: Tensor, rows: Rows, ggn: bool, layers: tuple[Layer, Layer], wri
     S, (q, h) = rows.S, rows.w2.shape
     x, hidden = extended(rows.x, first.bias), extended(rows.h, second.bias)
     xh = outer(x, hidden)  # x̃_bi h̃_bl
-    Sw = rows.w2.t() if S.p is None else rows.w2.t() - (S.p @ rows.w2)[:, :, None]  # (h,q) or (B,h,q)
-    Sw = (S.a if S.s is None else S.a * S.s)[:, None] * Sw  # dhdo = (S_b W2)_kj, as (B,h,q)
-    step = max(1, _CHUNK // (q * xh.shape[1]))
+    weight = (S.a if S.s is None else S.a * S.s)[:, None]
+    mu = None if S.p is None else S.p @ rows.w2
+    step = max(1, _CHUNK // (q * max(len(x), xh.shape[1])))
     for units in (slice(at, min(at + step, h)) for at in range(0, h, step)):
         dphi, n = rows.dphi[:, units, None], units.stop - units.start
-        block = (dphi * Sw[:, units]).flatten(1).t() @ xh  # dw1dw2 = Σ_b φ′_j dhdo_jk x̃_i h̃_l + δ_jl Σ_b φ′_j G_k x̃_i
+        w2 = rows.w2[:, units].t()
+        Sw = weight * (w2 if mu is None else w2 - mu[:, units, None])  # dhdo = (S_b W2)_kj, as (B,j,k)
+        block = (dphi * Sw).flatten(1).t() @ xh  # dw1dw2 = Σ_b φ′_j dhdo_jk x̃_i h̃_l + δ_jl Σ_b φ′_j G_k x̃_i
         block = block.view(n, q, x.shape[1], -1)  # (j,k,i,l)
         if not ggn:
             meeting = ((dphi * rows.g[:, None]).flatten(1).t() @ x).view(n, q, -1)  # the latter, as (j,k,i)
@@ -149,7 +150,11 @@ def unit_blocks(weight: Tensor, inputs: Tensor, bias: bool) -> Tensor:
     """Ãᵀ diag(w_:j) Ã for each column of w (B,units), from one product; shape (units, d′, d′) for Ã = [A 1]."""
     a = extended(inputs, bias)
     pairs = Pairs(a.shape[1], a.device)
-    return (weight.t() @ pairs.products(a))[:, pairs.table]  # U1 = X̃ᵀ diag(d2z_:j) X̃, U2 = H̃ᵀ diag(d2o_:k) H̃
+    total = a.new_zeros(weight.shape[1], len(pairs))
+    step = max(1, _CHUNK // len(pairs))  # rows at a time
+    for some in (slice(at, at + step) for at in range(0, len(a), step)):
+        total.addmm_(weight[some].t(), pairs.products(a[some]))
+    return total[:, pairs.table]  # U1 = X̃ᵀ diag(d2z_:j) X̃, U2 = H̃ᵀ diag(d2o_:k) H̃
 
 
 def extended(a: Tensor, bias: bool) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 WHICH = ("LM", "LA", "SA")
+_ROOM = 32  # vectors by which the basis grows
 
 Product = Callable[[Tensor], Tensor]
 Random = Callable[[], Tensor]
@@ -30,8 +31,8 @@ class Krylov:
 
     def __init__(self, product: Product, start: Tensor, max_steps: int, without: Product | None = None) -> None:
         self._product, self._without, self._count = product, without, min(len(start), max_steps)
-        self._Q = start.new_empty(self._count + 1, len(start))
-        self._Q[0] = start / start.norm()
+        self._Q = start.new_empty(0, len(start))
+        self._keep(0, start / start.norm())
         self._diagonal: list[float] = []
         self._off: list[float] = []
         self.residual, self.largest = torch.inf, 0.0
@@ -59,7 +60,7 @@ class Krylov:
                 assert random is not None
                 r, beta = self._orthogonal(random(), step + 1), 0.0
             self._off.append(beta)
-            self._Q[step + 1] = r / r.norm()
+            self._keep(step + 1, r / r.norm())
 
     def eigh(self) -> tuple[Tensor, Tensor]:
         """T's eigenvalues θ (m,), which are A's Ritz values, ascending, and eigenvectors s (m,m), float64, on the CPU.
@@ -77,6 +78,11 @@ class Krylov:
         """Q s for columns s (m,k) in T's space, each of norm 1; shape (n,k)."""
         vectors = self._Q[: len(s)].t() @ s.to(self._Q)
         return vectors / vectors.norm(dim=0)
+
+    def _keep(self, at: int, q: Tensor) -> None:
+        if at == len(self._Q):  # room for some more, and not for max_steps: few are taken as a rule
+            self._Q = torch.cat([self._Q, self._Q.new_empty(_ROOM, len(q))])
+        self._Q[at] = q
 
     def _orthogonal(self, r: Tensor, count: int) -> Tensor:
         """R without its part in the first ``count`` of the basis; twice is enough for what rounding leaves."""

@@ -49,7 +49,7 @@ class OutputCurvature(NamedTuple):
         Q = self.s @ squared
         if self.coupled:
             sw = self.s @ w2  # mu = s W2
-            Q.addcmul_(sw, sw, value=-1)
+            Q.addcmul_(sw, sw, value=-1).clamp_(min=0)  # below 0 by rounding alone: it is Σ_k s_k (W2_kj − mu_j)²
         return Q.mul_(self.a)  # d2h = a (Σ_k s_k W2_kj² − mu²)
 
 

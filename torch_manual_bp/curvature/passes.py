@@ -101,9 +101,9 @@ class Passes:
             weight = kept.to(x.dtype) if row_weight is None else row_weight * kept
         else:
             weight = x.new_ones(len(x)) if row_weight is None else row_weight
-        mass = weight if class_weight is None else weight * class_weight[y]  # what N is the sum of
         if loss.reduction == "mean":
-            weight = weight / self._of_all_processes(mass.sum())
+            N = self._of_all_processes((weight if class_weight is None else weight * class_weight[y]).sum())
+            weight = weight.where(weight == 0, weight / N)  # N is 0 where no row counts, and so is every weight
             if (terms := loss.terms(self._net.sizes[2])) > 1:
                 weight /= terms
         return Weighted(x, y, weight)

@@ -46,14 +46,14 @@ def ggn_product(rows: Rows, t: Blocks) -> Blocks:
 def _into_hidden(rows: Rows, t: Blocks) -> Tensor:
     """Ż (B,k,h)."""
     k, h, _ = t.w1.shape
-    return F.linear(rows.x, t.w1.flatten(0, 1), _flat(t.b1)).view(-1, k, h)  # Ż = X Ẇ1ᵀ + 1 ḃ1ᵀ
+    return F.linear(rows.x, t.w1.flatten(0, 1), _flat(t.b1)).view(len(rows.x), k, h)  # Ż = X Ẇ1ᵀ + 1 ḃ1ᵀ
 
 
 def _through_the_loss(rows: Rows, t: Blocks, th: Tensor) -> Tensor:
     """Ġ = S Ȯ (B,k,q)."""
     k, q, _ = t.w2.shape
     to = F.linear(rows.h, t.w2.flatten(0, 1), _flat(t.b2))  # Ȯ = H Ẇ2ᵀ + 1 ḃ2ᵀ
-    to = to.view(-1, q).addmm_(th.flatten(0, 1), rows.w2.t()).view(-1, k, q)  # Ȯ = Ḣ W2ᵀ + H Ẇ2ᵀ + 1 ḃ2ᵀ
+    to = to.view(-1, q).addmm_(th.flatten(0, 1), rows.w2.t()).view(len(rows.x), k, q)  # Ȯ = Ḣ W2ᵀ + H Ẇ2ᵀ + 1 ḃ2ᵀ
     return rows.S.times(to)  # Ġ = S Ȯ
 
 

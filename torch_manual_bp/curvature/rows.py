@@ -14,7 +14,7 @@ Maybe = Tensor | None
 
 
 class Rows(NamedTuple):
-    """One pass over rows: x (B,d), h = φ(Z) and φ′ (B,h), G = ∂L/∂O (B,q), S, w1 (h,d), w2 (q,h), φ.
+    """One pass over rows: x (B,d), h = φ(Z) and φ′ (B,h), G = ∂L/∂O (B,q), S, weight (B,), w1 (h,d), w2 (q,h), φ.
 
     ``seen`` is what φ′ and φ″ are made from, h or z. dH = G W2 and ``bend`` = φ″ ⊙ dH (B,h) are kept where φ bends, and
     None where φ″ is 0 almost everywhere (relu, leaky_relu, identity): there the gradient alone needs dH. H and GGN
@@ -27,6 +27,7 @@ class Rows(NamedTuple):
     dphi: Tensor
     g: Tensor
     S: OutputCurvature
+    weight: Tensor
     dh: Maybe
     bend: Maybe
     w1: Tensor
@@ -52,9 +53,9 @@ class Rows(NamedTuple):
         for at in range(0, max(1, len(self.x)), most):
             some = slice(at, at + most)
             S = self.S._replace(a=self.S.a[some], s=None if self.S.s is None else self.S.s[some])
-            x, seen, h, dphi, g = (t[some] for t in (self.x, self.seen, self.h, self.dphi, self.g))
+            x, seen, h, dphi, g, weight = (t[some] for t in (self.x, self.seen, self.h, self.dphi, self.g, self.weight))
             dh, bend = (None if t is None else t[some] for t in (self.dh, self.bend))
-            yield Rows(x, seen, h, dphi, g, S, dh, bend, self.w1, self.w2, self.phi)
+            yield Rows(x, seen, h, dphi, g, S, weight, dh, bend, self.w1, self.w2, self.phi)
 
 
 class Weighted(NamedTuple):
@@ -75,7 +76,7 @@ def pass_over(net: Net, goal: Goal, batch: Weighted) -> Rows:
     o = F.linear(h, net.w2, net.b2)  # O = H W2ᵀ + 1 b2ᵀ
     g, S = gradient_and_curvature(goal.loss, o, y, goal.class_weight, weight)
     dphi = (phi.from_output or phi).dphi(seen)
-    rows = Rows(x, seen, h, dphi, g, S, None, None, net.w1, net.w2, phi)
+    rows = Rows(x, seen, h, dphi, g, S, weight, None, None, net.w1, net.w2, phi)
     bend = rows.d2phi
     if bend is None:
         return rows
