@@ -13,12 +13,12 @@ from ..nn.mlp import is_untouched
 from ..nn.objective import check_decay, goal_of
 from ..training.problem import Batch, Goal, Net, sum_dtype
 from . import dense, diagonals, inputs, kfac, products
-from .dense import Layer, Write
+from .dense import Layer
 from .density import Density, stochastic_lanczos
 from .kfac import Kronecker
 from .lanczos import WHICH, Random, lanczos
 from .low_rank import LowRank
-from .passes import Passes
+from .passes import Passes, Write
 from .rows import Rows
 from .vectors import Blocks, Space, Vector
 

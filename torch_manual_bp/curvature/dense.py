@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from .pairs import Pairs
+from .passes import Write
 from .rows import Rows
-
-Write = Callable[[Tensor, Tensor], Tensor]  # Tensor.copy_ for the first rows, Tensor.add_ for all others
 
 _CHUNK = 1 << 22  # elements of what is made at a time: small enough for a cache, large enough for a matrix product
 

@@ -12,31 +12,33 @@ class Pairs:
     Args:
         n: of how many things.
         device: where the indices are.
+        start: the first j.
+        stop: behind the last j; None for n.
 
     Attributes:
         first: j of each pair.
         second: l of each pair.
-        start, stop: between which j lies.
         numbers: which of all pairs these are.
     """
 
-    def __init__(self, n: int, device: torch.device) -> None:
-        self._n = n
-        self.first, self.second = torch.triu_indices(n, n, device=device)
-        self.start, self.stop, self.numbers = 0, n, slice(0, len(self.first))
+    def __init__(self, n: int, device: torch.device, start: int = 0, stop: int | None = None) -> None:
+        self._n, self._device, self.start, self.stop = n, device, start, n if stop is None else stop
+        self.first, self.second = torch.triu_indices(self.stop - start, n - start, device=device) + start
+        self.numbers = slice(self._number(start), self._number(self.stop))
+
+    def _number(self, j: int) -> int:
+        """Which pair (j,j) is: before it there are n + (n−1) + … of lower j."""
+        return j * self._n - j * (j - 1) // 2
 
     def chunks(self, most: int) -> Iterator["Pairs"]:
         """Consecutive parts of at most so many pairs, with at least all pairs of one j."""
-        start = number = 0
+        start = 0
         while start < self._n:
-            stop, size = start + 1, self._n - start
-            while stop < self._n and size + self._n - stop <= most:
-                stop, size = stop + 1, size + self._n - stop
-            part = object.__new__(Pairs)
-            part._n, part.start, part.stop, part.numbers = self._n, start, stop, slice(number, number + size)
-            part.first, part.second = self.first[part.numbers], self.second[part.numbers]
-            yield part
-            start, number = stop, number + size
+            stop = start + 1
+            while stop < self._n and self._number(stop + 1) - self._number(start) <= most:
+                stop += 1
+            yield Pairs(self._n, self._device, start, stop)
+            start = stop
 
     def __len__(self) -> int:
         return self.numbers.stop - self.numbers.start
@@ -49,8 +51,7 @@ class Pairs:
     @property
     def table(self) -> Tensor:
         """The number of the pair (j,l) or (l,j), shape (n,n)."""
-        # of the pairs before row j there are jn − j(j−1)/2, and (j,l) is the (l−j)-th of its row
-        l = torch.arange(self._n, device=self.first.device)  # noqa: E741
+        l = torch.arange(self._n, device=self._device)  # noqa: E741
         low, high = torch.minimum(l[:, None], l), torch.maximum(l[:, None], l)
         return low * self._n - low * (low - 1) // 2 + high - low
 
@@ -60,5 +61,6 @@ class Pairs:
 
     def add_to_diagonal(self, a: Tensor, diagonal: Tensor) -> Tensor:
         """A (B, pairs) with ``diagonal`` (B,n) added to its pairs (j,j), in place."""
-        places = torch.tensor([0, *self.lengths[:-1]], device=a.device).cumsum(0)
+        j = torch.arange(self.start, self.stop, device=a.device)
+        places = j * self._n - j * (j - 1) // 2 - self.numbers.start
         return a.index_add_(1, places, diagonal[:, self.start : self.stop])

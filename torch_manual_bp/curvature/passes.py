@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..autograd import state
 from ..training.problem import Batch, Goal, Net
-from .dense import Write
 from .rows import Rows, Weighted, pass_over
 
 T = TypeVar("T")
+Write = Callable[[Tensor, Tensor], Tensor]  # Tensor.copy_ for the first rows, Tensor.add_ for all others
 
 
 class Passes:
