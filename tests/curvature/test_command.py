@@ -68,8 +68,8 @@ def assert_reported(report, out, J, gradient, H, G):
         assert found["smallest"] == pytest.approx(float(values[0]), abs=1e-12)
         assert found["negative"] == {"count": int((values < -1e-12).sum()), "at_least": False}
         above = size[size > 1e-12]
-        assert found["condition"]["null"] == len(size) - len(above)
-        assert found["condition"]["value"] == pytest.approx(float(above.max() / above.min()), rel=1e-5)
+        assert found["null"] == {"count": len(size) - len(above), "at_least": False}
+        assert found["condition"] == pytest.approx(float(above.max() / above.min()), rel=1e-5)
         written = [float(row["eigenvalue"]) for row in rows if row["matrix"] == name]
         assert written == pytest.approx(values.tolist(), abs=1e-12)
         smallest = min(entries["smallest"] for entries in found["diagonal"].values())
@@ -136,7 +136,7 @@ def test_the_tables_show_the_report(tmp_path):
     report = json.loads((tmp_path / "c" / "curvature.json").read_text())
     assert f"J = {report['J']:.6g}" in result.stdout
     for name in ("hessian", "ggn"):
-        assert f"{report[name]['condition']['value']:.4g}" in result.stdout
+        assert f"{report[name]['condition']:.4g}" in result.stdout
         assert all(f"{value:.6g}" in result.stdout for value in report[name]["largest"])
         assert f"{report[name]['diagonal']['fc2.weight']['median']:.3e}" in result.stdout
     assert "adding" not in result.stdout and "added to all of b2: that direction is null" in result.stdout
@@ -152,11 +152,10 @@ def test_where_not_all_is_computed_it_says_so(tmp_path, tile_rows):
     report = json.loads((tmp_path / "b" / "curvature.json").read_text())
     for words in ("≥ ", "not known", "Too many parameters for all eigenvalues", "trace of the estimate"):
         assert words in result.stdout
-    assert report["hessian"]["condition"] is None
+    assert report["hessian"]["condition"] is None and report["ggn"]["condition"] is None
+    assert report["hessian"]["null"] is None and report["ggn"]["null"] == {"count": 1, "at_least": True}
     assert report["hessian"]["largest"] == pytest.approx(exact["hessian"]["largest"], rel=1e-5)
     assert report["hessian"]["negative"]["at_least"] is True
-    assert report["ggn"]["condition"]["is_bound"] is True
-    assert report["ggn"]["condition"]["value"] <= exact["ggn"]["condition"]["value"] * (1 + 1e-6)
     assert report["ggn"]["trace"] == pytest.approx(exact["ggn"]["trace"], rel=1e-12)
     with (tmp_path / "b" / "spectrum.csv").open() as file:
         counts = [float(row["count"]) for row in csv.DictReader(file) if row["matrix"] == "ggn"]

@@ -184,12 +184,9 @@ def _show(content: dict[str, Any]) -> None:
 
 
 def _condition(data: dict[str, Any]) -> str:
-    found = data["condition"]
-    if found is None:
+    if not data["exact"]:
         return "not known"
-    if found["value"] is None:
-        return "none above rounding"
-    return f"{'≥ ' if found['is_bound'] else ''}{found['value']:.4g}"
+    return "none above rounding" if data["condition"] is None else f"{data['condition']:.4g}"
 
 
 def _largest(data: dict[str, Any]) -> str:
@@ -204,9 +201,8 @@ def _value(value: float, data: dict[str, Any]) -> str:
     return "0 within rounding" if abs(value) <= data["rounding"] else f"{value:.6g}"
 
 
-def _null(data: dict[str, Any]) -> str:
-    found = data["condition"]
-    return "not known" if found is None else f"{'≥ ' if found['is_bound'] else ''}{found['null']}"
+def _number(found: dict[str, Any] | None) -> str:
+    return "not known" if found is None else f"{'≥ ' if found['at_least'] else ''}{found['count']}"
 
 
 _ROWS = {
@@ -214,8 +210,8 @@ _ROWS = {
     "trace of the estimate": lambda data: f"{data['trace_of_the_estimate']:.6g}" if not data["exact"] else "",
     "largest eigenvalues": _largest,
     "smallest eigenvalue": _smallest,
-    "eigenvalues below 0": lambda data: f"{'≥ ' if data['negative']['at_least'] else ''}{data['negative']['count']}",
-    "null directions": _null,
+    "eigenvalues below 0": lambda data: _number(data["negative"]),
+    "null directions": lambda data: _number(data["null"]),
     "condition without them": _condition,
     "rounding": lambda data: f"{data['rounding']:.1e}",
 }

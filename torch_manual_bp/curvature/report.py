@@ -101,8 +101,7 @@ def notes(report: dict[str, Any]) -> list[str]:
             "Too many parameters for all eigenvalues (--exact-up-to). Those shown are Lanczos's,\n"
             "the picture is an estimate, and ≥ says what holds for certain."
         )
-        if "hessian" in found:
-            notes.append("Products alone tell nothing certain of H's smallest |λ|, so its condition is not known.")
+        notes.append("Products alone tell nothing certain of the smallest |λ|: the condition is not known.")
     if report["loss"] == "cross_entropy" and report["net"]["output_bias"]:
         notes.append("Cross-entropy does not change when the same is added to all of b2: that direction is null.")
     if report["loss"] == "cross_entropy" and not report["weight_decay"]:
@@ -114,7 +113,8 @@ def _as_data(s: Spectrum) -> dict[str, Any]:
     data: dict[str, Any] = {
         "exact": s.exact, "trace": s.trace, "largest": s.largest, "smallest": s.smallest, "rounding": s.rounding,
         "negative": {"count": s.negative, "at_least": not s.exact and not s.ggn},
-        "condition": None if s.condition is None else s.condition._asdict(),
+        "null": None if s.null is None else {"count": s.null, "at_least": not s.exact},
+        "condition": s.condition,
         "diagonal": {name: entries._asdict() for name, entries in s.diagonal.items()},
     }  # fmt: skip
     if not s.exact:
