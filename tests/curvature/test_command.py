@@ -185,6 +185,9 @@ BAD = {
     "loss": (["--loss", "hinge"], "loss must be one of"),
     "too many eigenvalues": ([*SMALL[:-1], 65], "spectrum: k must be between 1 and n = 64, got 65"),
     "no rows": (["-B", 0], "curvature: batch must be at least 1, got 0"),
+    "no inputs": (["-d", 0], "curvature: inputs must be at least 1, got 0"),
+    "no hidden units": (["-h", 0], "curvature: hidden must be at least 1, got 0"),
+    "no outputs": (["-q", -1], "curvature: outputs must be at least 1, got -1"),
     "tiles": (["--tile-rows", 0], "tile_rows"),
     "negative λ": (["--weight-decay", -1], "weight_decay"),
 }

@@ -119,8 +119,9 @@ class Case(NamedTuple):
 
 def _random_case(given: dict[str, Any], weight_decay: float, seed: int, dtype: torch.dtype) -> Case:
     B, d, h, q = (given.get(name, size) for name, size in _SIZES.items())
-    if B < 1:
-        raise ValueError(f"curvature: batch must be at least 1, got {B}")
+    for name, size in zip(_SIZES, (B, d, h, q), strict=True):
+        if size < 1:
+            raise ValueError(f"curvature: {name} must be at least 1, got {size}")
     activation, loss = given.get("activation", "relu"), given.get("loss", "cross_entropy")
     biases = (given.get("hidden_bias", True), given.get("output_bias", True))
     with torch.random.fork_rng(devices=[]):
