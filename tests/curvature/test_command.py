@@ -162,6 +162,15 @@ def test_where_not_all_is_computed_it_says_so(tmp_path, tile_rows):
     assert sum(counts) == pytest.approx(report["n"], rel=1e-12)
 
 
+@pytest.mark.parametrize("exact_up_to", [4096, 0])
+def test_a_net_of_few_parameters_has_all_of_its_eigenvalues(tmp_path, exact_up_to):
+    sizes = ("-B", 9, "-d", 1, "-h", 1, "-q", 1, "--no-output-bias", "--loss", "mse", "--activation", "tanh")
+    result = invoke("curvature", *sizes, "--exact-up-to", exact_up_to, "--json", "--out", tmp_path / "c")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["n"] == 3 and len(report["hessian"]["largest"]) == 3
+
+
 def test_one_matrix_in_single_precision(tmp_path):
     given = ("--matrix", "ggn", "--dtype", "float32", "--json", "--out", tmp_path / "c")
     report = json.loads(invoke("curvature", *SMALL, *given).stdout)
@@ -183,7 +192,8 @@ BAD = {
     "matrix": (["--matrix", "fisher"], "curvature: matrix must be one of both, hessian, ggn; got 'fisher'"),
     "dtype": (["--dtype", "float16"], "curvature: dtype must be one of float32, float64; got 'float16'"),
     "loss": (["--loss", "hinge"], "loss must be one of"),
-    "too many eigenvalues": ([*SMALL[:-1], 65], "spectrum: k must be between 1 and n = 64, got 65"),
+    "too many eigenvalues": ([*SMALL[:-1], 65], "curvature: -k must be between 1 and n = 64, got 65"),
+    "no eigenvalues": ([*SMALL[:-1], 0], "curvature: -k must be between 1 and n = 64, got 0"),
     "no rows": (["-B", 0], "curvature: batch must be at least 1, got 0"),
     "no inputs": (["-d", 0], "curvature: inputs must be at least 1, got 0"),
     "no hidden units": (["-h", 0], "curvature: hidden must be at least 1, got 0"),

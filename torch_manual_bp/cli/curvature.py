@@ -52,7 +52,7 @@ def show_curvature(
         float | None, typer.Option(help="λ of J = L + λ/2 (‖W1‖² + ‖W2‖²); the model's own, or 0.")
     ] = None,
     matrix: Annotated[str, typer.Option(help=f"{', '.join(_MATRICES)}.")] = "both",
-    count: Annotated[int, typer.Option("-k", help="How many of the largest eigenvalues.")] = 6,
+    count: Annotated[int | None, typer.Option("-k", help="How many of the largest eigenvalues; 6, or all n.")] = None,
     exact_up_to: Annotated[
         int, typer.Option(help="The most parameters n for which all eigenvalues are computed: 3n² numbers, n³ time.")
     ] = EXACT_UP_TO,
@@ -86,6 +86,9 @@ def show_curvature(
                 raise ValueError(f"curvature: a model has its own sizes, φ and loss; got {', '.join(given)} beside it")
             rows = (data, label, delimiter, header)
             case = _trained_case(model, rows, weight_decay, DTYPES[dtype])
+        n = sum(p.numel() for p in case.mlp.parameters())
+        if count is not None and not 1 <= count <= n:
+            raise ValueError(f"curvature: -k must be between 1 and n = {n}, got {count}")
         with RunFolder(out, "curvature.json") as folder:
             mlp, x, y = case.mlp.to(device), case.x.to(device), case.y.to(device)
             objective = Objective(mlp, case.loss, case.weight_decay, tile_rows=tile_rows)

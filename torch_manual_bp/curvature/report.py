@@ -16,8 +16,8 @@ TITLES = {"hessian": "H", "ggn": "GGN"}
 
 
 def report(
-    name: str, objective: Objective, x: Tensor, y: Tensor, matrices: Sequence[bool], k: int, exact_up_to: int,
-    seed: int, heard: Callable[[str], None] = lambda _: None,
+    name: str, objective: Objective, x: Tensor, y: Tensor, matrices: Sequence[bool], k: int | None,
+    exact_up_to: int, seed: int, heard: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], list[Spectrum]]:  # fmt: skip
     """What there is to say of J's curvature: numbers and texts, as JSON has them, and the spectra.
 
@@ -27,7 +27,7 @@ def report(
         x: inputs of all rows, shape (N,d).
         y: their class indices (N,) or targets (N,q).
         matrices: of which: False for H, True for the GGN.
-        k: how many of the largest eigenvalues.
+        k: how many of the largest eigenvalues; None: as many as `spectrum` has without it.
         exact_up_to: as of `spectrum`.
         seed: of the estimates.
         heard: is told what is done next.

@@ -65,7 +65,7 @@ class Spectrum:
 
 
 def spectrum(
-    c: Curvature, objective: Objective, ggn: bool, k: int = 6, exact_up_to: int = EXACT_UP_TO,
+    c: Curvature, objective: Objective, ggn: bool, k: int | None = None, exact_up_to: int = EXACT_UP_TO,
     generator: torch.Generator | None = None,
 ) -> Spectrum:  # fmt: skip
     """The spectrum of H (or the GGN): all eigenvalues up to ``exact_up_to`` parameters, and beyond what products tell.
@@ -74,13 +74,15 @@ def spectrum(
         c: the second derivatives.
         objective: whose they are.
         ggn: of the GGN.
-        k: how many of the largest eigenvalues.
+        k: how many of the largest eigenvalues; 6, or all n where there are fewer, if not given.
         exact_up_to: the most parameters for which the matrix is made, of n² numbers; its eigenvalues take about n³.
         generator: of random vectors.
 
     Raises:
         ValueError: k is not between 1 and n.
     """
+    if k is None:
+        k = min(6, c.n)
     if not 1 <= k <= c.n:
         raise ValueError(f"spectrum: k must be between 1 and n = {c.n}, got {k}")
     diagonal = c.ggn_diagonal() if ggn else c.diagonal()
