@@ -199,6 +199,8 @@ BAD = {
     "no hidden units": (["-h", 0], "curvature: hidden must be at least 1, got 0"),
     "no outputs": (["-q", -1], "curvature: outputs must be at least 1, got -1"),
     "tiles": (["--tile-rows", 0], "tile_rows"),
+    "an infinite J": (["--weight-decay", 1e308], "curvature: J must be finite, got inf"),
+    "an infinite gradient": (["--weight-decay", 1e200], "curvature: ‖∂J/∂θ‖ must be finite, got inf"),
     "negative λ": (["--weight-decay", -1], "weight_decay"),
 }
 
@@ -238,6 +240,19 @@ def test_too_little_memory_is_said_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(tmb.curvature.Curvature, "dense", dense)
     result = invoke("curvature", *SMALL, "--out", tmp_path / "c")
     assert (result.exit_code, "curvature: not enough memory; fewer --tile-rows" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("exact_up_to", [4096, 0])
+def test_eigenvalues_that_are_not_found_are_one_line(tmp_path, monkeypatch, exact_up_to):
+    def fails(*_):
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    result = invoke("curvature", *SMALL, "--exact-up-to", exact_up_to, "--out", tmp_path / "c")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "curvature: eigenvalues cannot be computed: linalg.eigh: The algorithm failed" in result.stderr
+    assert not (tmp_path / "c").exists()
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):

@@ -181,6 +181,17 @@ def test_rounding_hides_no_curvature_that_there_is():
     torch.testing.assert_close(far * torch.e**8, near, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("up_to", [4096, 0], ids=["exact", "products"])
+def test_second_derivatives_that_are_not_finite_are_refused(up_to):
+    """J is finite, and x is, but x² is not."""
+    setting = make(Case("tanh", "mse", shape=(5, 3, 4, 2)))
+    with torch.no_grad():
+        setting.mlp.fc1.weight.mul_(1e-160)
+    c = tmb.curvature.Curvature(setting.mlp, setting.x * 1e160, setting.y, loss="mse")
+    with pytest.raises(ValueError, match="spectrum: the trace must be finite, got inf"):
+        spectrum(c, objective_of(setting), True, 2, up_to)
+
+
 def test_more_eigenvalues_than_there_are_are_refused():
     with pytest.raises(ValueError, match="spectrum: k must be between 1 and n = 3, got 4"):
         both(make(Case("tanh", "mse", biases=(0, 1), shape=(4, 1, 1, 1))), ggn=False)

@@ -1,6 +1,7 @@
 """A spectrum in a report: as data, as a table of numbers, and in the sentences that a reader needs beside them."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,19 +35,23 @@ def report(
 
     Raises:
         TypeError, ValueError: as of `Curvature` and `spectrum`.
+        ValueError: J or its gradient's norm is not finite, or eigenvalues are not found.
     """
     mlp = objective.mlp
     with torch.no_grad():
-        J = float(objective(x, y))
+        J = _finite("J", float(objective(x, y)))
     tile_rows = objective.tile_rows if isinstance(objective.tile_rows, int) else None
     c = Curvature(objective, x, y, tile_rows=tile_rows)
-    norm = float(torch.cat([part.flatten() for part in c.gradient().values()]).norm())
+    norm = _finite("‖∂J/∂θ‖", float(torch.cat([part.flatten() for part in c.gradient().values()]).norm()))
     generator = torch.Generator(x.device).manual_seed(seed)
     spectra = []
     for ggn in matrices:
         how = "all eigenvalues" if c.n <= exact_up_to else "Lanczos"
         heard(f"{TITLES[KEYS[ggn]]} of {c.n} parameters: {how} …")
-        spectra.append(spectrum(c, objective, ggn, k, exact_up_to, generator))
+        try:
+            spectra.append(spectrum(c, objective, ggn, k, exact_up_to, generator))
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"curvature: eigenvalues cannot be computed: {error}") from error
     content = {
         "net": {
             "name": name, "inputs": mlp.in_features, "hidden": mlp.hidden_features, "outputs": mlp.out_features,
@@ -107,6 +112,12 @@ def notes(report: dict[str, Any]) -> list[str]:
     if report["loss"] == "cross_entropy" and not report["weight_decay"]:
         notes.append("Cross-entropy without λ: adding the same to all rows of W2 changes nothing: h null directions.")
     return notes
+
+
+def _finite(what: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"curvature: {what} must be finite, got {value}")
+    return value
 
 
 def _as_data(s: Spectrum) -> dict[str, Any]:

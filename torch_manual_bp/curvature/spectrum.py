@@ -79,7 +79,7 @@ def spectrum(
         generator: of random vectors.
 
     Raises:
-        ValueError: k is not between 1 and n.
+        ValueError: k is not between 1 and n, or the trace is not finite.
     """
     if k is None:
         k = min(6, c.n)
@@ -87,6 +87,8 @@ def spectrum(
         raise ValueError(f"spectrum: k must be between 1 and n = {c.n}, got {k}")
     diagonal = c.ggn_diagonal() if ggn else c.diagonal()
     trace, entries = float(c.trace(ggn=ggn)), {name: _entries(part) for name, part in diagonal.items()}
+    if not math.isfinite(trace):
+        raise ValueError(f"spectrum: the trace must be finite, got {trace}")
     eps = torch.finfo(next(iter(diagonal.values())).dtype).eps
     terms = float(c._passes.sum(lambda rows: _terms(rows, *c._biases)))
     if c.n <= exact_up_to:
