@@ -188,6 +188,10 @@ BAD = {
         ["MODEL", "TABLE", "-h", 8],
         "curvature: a model has its own sizes, φ and loss; got hidden",
     ),
+    "a file's options without a model": (
+        ["--label", "kind", "--delimiter", ";", "--no-header"],
+        "curvature: without a model no data are read; got label, delimiter, header",
+    ),
     "no device": ([*SMALL, "--device", "cuda:99"], "curvature: device must be one that is there, got 'cuda:99'"),
     "matrix": (["--matrix", "fisher"], "curvature: matrix must be one of both, hessian, ggn; got 'fisher'"),
     "dtype": (["--dtype", "float16"], "curvature: dtype must be one of float32, float64; got 'float16'"),

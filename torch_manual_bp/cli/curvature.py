@@ -80,6 +80,10 @@ def show_curvature(
                 raise ValueError(f"curvature: {name} must be one of {', '.join(known)}; got {value!r}")
         check_device(device, "curvature")
         if model is None:
+            of_data = {"label": label or None, "delimiter": delimiter, "header": header}
+            useless = [name for name, value in of_data.items() if value is not None]
+            if useless:
+                raise ValueError(f"curvature: without a model no data are read; got {', '.join(useless)}")
             case = _random_case(given, weight_decay or 0.0, seed, DTYPES[dtype])
         else:
             if given:
