@@ -161,8 +161,8 @@ def _enough_memory() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise ValueError(
-            "curvature: not enough memory; fewer --tile-rows help where rows do not fit, a smaller --exact-up-to where "
-            "the matrix does not"
+            "curvature: not enough memory; give --tile-rows, or fewer of them, where rows do not fit, a smaller "
+            "--exact-up-to where the matrix does not"
         ) from error
 
 
