@@ -52,7 +52,7 @@ def show_curvature(
         float | None, typer.Option(help="λ of J = L + λ/2 (‖W1‖² + ‖W2‖²); the model's own, or 0.")
     ] = None,
     matrix: Annotated[str, typer.Option(help=f"{', '.join(_MATRICES)}.")] = "both",
-    count: Annotated[int, typer.Option("-k", help="How many of the largest eigenvalues.")] = 6,
+    count: Annotated[int | None, typer.Option("-k", help="How many of the largest eigenvalues; 6, or all n.")] = None,
     exact_up_to: Annotated[
         int, typer.Option(help="The most parameters n for which all eigenvalues are computed: 3n² numbers, n³ time.")
     ] = EXACT_UP_TO,
@@ -80,12 +80,19 @@ def show_curvature(
                 raise ValueError(f"curvature: {name} must be one of {', '.join(known)}; got {value!r}")
         check_device(device, "curvature")
         if model is None:
+            of_data = {"label": label or None, "delimiter": delimiter, "header": header}
+            useless = [name for name, value in of_data.items() if value is not None]
+            if useless:
+                raise ValueError(f"curvature: without a model no data are read; got {', '.join(useless)}")
             case = _random_case(given, weight_decay or 0.0, seed, DTYPES[dtype])
         else:
             if given:
                 raise ValueError(f"curvature: a model has its own sizes, φ and loss; got {', '.join(given)} beside it")
             rows = (data, label, delimiter, header)
             case = _trained_case(model, rows, weight_decay, DTYPES[dtype])
+        n = sum(p.numel() for p in case.mlp.parameters())
+        if count is not None and not 1 <= count <= n:
+            raise ValueError(f"curvature: -k must be between 1 and n = {n}, got {count}")
         with RunFolder(out, "curvature.json") as folder:
             mlp, x, y = case.mlp.to(device), case.x.to(device), case.y.to(device)
             objective = Objective(mlp, case.loss, case.weight_decay, tile_rows=tile_rows)
@@ -119,8 +126,9 @@ class Case(NamedTuple):
 
 def _random_case(given: dict[str, Any], weight_decay: float, seed: int, dtype: torch.dtype) -> Case:
     B, d, h, q = (given.get(name, size) for name, size in _SIZES.items())
-    if B < 1:
-        raise ValueError(f"curvature: batch must be at least 1, got {B}")
+    for name, size in zip(_SIZES, (B, d, h, q), strict=True):
+        if size < 1:
+            raise ValueError(f"curvature: {name} must be at least 1, got {size}")
     activation, loss = given.get("activation", "relu"), given.get("loss", "cross_entropy")
     biases = (given.get("hidden_bias", True), given.get("output_bias", True))
     with torch.random.fork_rng(devices=[]):
@@ -153,8 +161,8 @@ def _enough_memory() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise ValueError(
-            "curvature: not enough memory; fewer --tile-rows help where rows do not fit, a smaller --exact-up-to where "
-            "the matrix does not"
+            "curvature: not enough memory; give --tile-rows, or fewer of them, where rows do not fit, a smaller "
+            "--exact-up-to where the matrix does not"
         ) from error
 
 
@@ -184,12 +192,9 @@ def _show(content: dict[str, Any]) -> None:
 
 
 def _condition(data: dict[str, Any]) -> str:
-    found = data["condition"]
-    if found is None:
+    if not data["exact"]:
         return "not known"
-    if found["value"] is None:
-        return "none above rounding"
-    return f"{'≥ ' if found['is_bound'] else ''}{found['value']:.4g}"
+    return "none above rounding" if data["condition"] is None else f"{data['condition']:.4g}"
 
 
 def _largest(data: dict[str, Any]) -> str:
@@ -204,9 +209,8 @@ def _value(value: float, data: dict[str, Any]) -> str:
     return "0 within rounding" if abs(value) <= data["rounding"] else f"{value:.6g}"
 
 
-def _null(data: dict[str, Any]) -> str:
-    found = data["condition"]
-    return "not known" if found is None else f"{'≥ ' if found['is_bound'] else ''}{found['null']}"
+def _number(found: dict[str, Any] | None) -> str:
+    return "not known" if found is None else f"{'≥ ' if found['at_least'] else ''}{found['count']}"
 
 
 _ROWS = {
@@ -214,8 +218,8 @@ _ROWS = {
     "trace of the estimate": lambda data: f"{data['trace_of_the_estimate']:.6g}" if not data["exact"] else "",
     "largest eigenvalues": _largest,
     "smallest eigenvalue": _smallest,
-    "eigenvalues below 0": lambda data: f"{'≥ ' if data['negative']['at_least'] else ''}{data['negative']['count']}",
-    "null directions": _null,
+    "eigenvalues below 0": lambda data: _number(data["negative"]),
+    "null directions": lambda data: _number(data["null"]),
     "condition without them": _condition,
     "rounding": lambda data: f"{data['rounding']:.1e}",
 }

@@ -1,6 +1,7 @@
 """A spectrum in a report: as data, as a table of numbers, and in the sentences that a reader needs beside them."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ TITLES = {"hessian": "H", "ggn": "GGN"}
 
 
 def report(
-    name: str, objective: Objective, x: Tensor, y: Tensor, matrices: Sequence[bool], k: int, exact_up_to: int,
-    seed: int, heard: Callable[[str], None] = lambda _: None,
+    name: str, objective: Objective, x: Tensor, y: Tensor, matrices: Sequence[bool], k: int | None,
+    exact_up_to: int, seed: int, heard: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], list[Spectrum]]:  # fmt: skip
     """What there is to say of J's curvature: numbers and texts, as JSON has them, and the spectra.
 
@@ -27,26 +28,30 @@ def report(
         x: inputs of all rows, shape (N,d).
         y: their class indices (N,) or targets (N,q).
         matrices: of which: False for H, True for the GGN.
-        k: how many of the largest eigenvalues.
+        k: how many of the largest eigenvalues; None: as many as `spectrum` has without it.
         exact_up_to: as of `spectrum`.
         seed: of the estimates.
         heard: is told what is done next.
 
     Raises:
         TypeError, ValueError: as of `Curvature` and `spectrum`.
+        ValueError: J or its gradient's norm is not finite, or eigenvalues are not found.
     """
     mlp = objective.mlp
     with torch.no_grad():
-        J = float(objective(x, y))
+        J = _finite("J", float(objective(x, y)))
     tile_rows = objective.tile_rows if isinstance(objective.tile_rows, int) else None
     c = Curvature(objective, x, y, tile_rows=tile_rows)
-    norm = float(torch.cat([part.flatten() for part in c.gradient().values()]).norm())
+    norm = _finite("‖∂J/∂θ‖", float(torch.cat([part.flatten() for part in c.gradient().values()]).norm()))
     generator = torch.Generator(x.device).manual_seed(seed)
     spectra = []
     for ggn in matrices:
         how = "all eigenvalues" if c.n <= exact_up_to else "Lanczos"
         heard(f"{TITLES[KEYS[ggn]]} of {c.n} parameters: {how} …")
-        spectra.append(spectrum(c, objective, ggn, k, exact_up_to, generator))
+        try:
+            spectra.append(spectrum(c, objective, ggn, k, exact_up_to, generator))
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"curvature: eigenvalues cannot be computed: {error}") from error
     content = {
         "net": {
             "name": name, "inputs": mlp.in_features, "hidden": mlp.hidden_features, "outputs": mlp.out_features,
@@ -101,8 +106,7 @@ def notes(report: dict[str, Any]) -> list[str]:
             "Too many parameters for all eigenvalues (--exact-up-to). Those shown are Lanczos's,\n"
             "the picture is an estimate, and ≥ says what holds for certain."
         )
-        if "hessian" in found:
-            notes.append("Products alone tell nothing certain of H's smallest |λ|, so its condition is not known.")
+        notes.append("Products alone tell nothing certain of the smallest |λ|: the condition is not known.")
     if report["loss"] == "cross_entropy" and report["net"]["output_bias"]:
         notes.append("Cross-entropy does not change when the same is added to all of b2: that direction is null.")
     if report["loss"] == "cross_entropy" and not report["weight_decay"]:
@@ -110,11 +114,18 @@ def notes(report: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _finite(what: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"curvature: {what} must be finite, got {value}")
+    return value
+
+
 def _as_data(s: Spectrum) -> dict[str, Any]:
     data: dict[str, Any] = {
         "exact": s.exact, "trace": s.trace, "largest": s.largest, "smallest": s.smallest, "rounding": s.rounding,
         "negative": {"count": s.negative, "at_least": not s.exact and not s.ggn},
-        "condition": None if s.condition is None else s.condition._asdict(),
+        "null": None if s.null is None else {"count": s.null, "at_least": not s.exact},
+        "condition": s.condition,
         "diagonal": {name: entries._asdict() for name, entries in s.diagonal.items()},
     }  # fmt: skip
     if not s.exact:

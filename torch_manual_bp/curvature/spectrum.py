@@ -13,28 +13,13 @@ from torch import Tensor
 from ..nn import Objective
 from . import diagonals
 from .curvature import Curvature
-from .lanczos import Krylov
-from .null import Null
+from .null import known_null
 from .output import OutputCurvature
 from .rows import Rows
 
 EXACT_UP_TO = 4096  # parameters: 128 MiB in float64, and seconds for all eigenvalues
 TOLERANCE = 1e-6  # of Lanczos's residuals, of the largest eigenvalue
 PROBES, STEPS, MOST_STEPS = 8, 64, 300
-
-
-class Condition(NamedTuple):
-    """|λ|max / |λ|min over the eigenvalues above rounding; None where there are none.
-
-    Attributes:
-        value: the ratio, or what it is at least.
-        null: how many directions are null and left out: eigenvalues within rounding, or those known to be 0.
-        is_bound: whether ``value`` is a lower bound and ``null`` those that are known; both are exact otherwise.
-    """
-
-    value: float | None
-    null: int
-    is_bound: bool
 
 
 class Entries(NamedTuple):
@@ -60,7 +45,8 @@ class Spectrum:
         largest: those of largest magnitude, in that order; None where Lanczos did not converge.
         smallest: the most negative one (the smallest where none is); None where it is not known.
         negative: how many are below −rounding; at least so many where not exact.
-        condition: None where nothing is known: of an H that was not computed in full.
+        null: how many are within rounding; of a GGN at least so many where not exact, and None, not known, of an H.
+        condition: |λ|max / |λ|min over those above rounding; None where there are none, and where not exact.
         values, counts: eigenvalues, ascending, each 1; or those of a quadrature, and for about how many each stands.
     """
 
@@ -72,13 +58,14 @@ class Spectrum:
     largest: list[float] | None
     smallest: float | None
     negative: int
-    condition: Condition | None
+    null: int | None
+    condition: float | None
     values: Tensor
     counts: Tensor
 
 
 def spectrum(
-    c: Curvature, objective: Objective, ggn: bool, k: int = 6, exact_up_to: int = EXACT_UP_TO,
+    c: Curvature, objective: Objective, ggn: bool, k: int | None = None, exact_up_to: int = EXACT_UP_TO,
     generator: torch.Generator | None = None,
 ) -> Spectrum:  # fmt: skip
     """The spectrum of H (or the GGN): all eigenvalues up to ``exact_up_to`` parameters, and beyond what products tell.
@@ -87,17 +74,21 @@ def spectrum(
         c: the second derivatives.
         objective: whose they are.
         ggn: of the GGN.
-        k: how many of the largest eigenvalues.
+        k: how many of the largest eigenvalues; 6, or all n where there are fewer, if not given.
         exact_up_to: the most parameters for which the matrix is made, of n² numbers; its eigenvalues take about n³.
         generator: of random vectors.
 
     Raises:
-        ValueError: k is not between 1 and n.
+        ValueError: k is not between 1 and n, or the trace is not finite.
     """
+    if k is None:
+        k = min(6, c.n)
     if not 1 <= k <= c.n:
         raise ValueError(f"spectrum: k must be between 1 and n = {c.n}, got {k}")
     diagonal = c.ggn_diagonal() if ggn else c.diagonal()
     trace, entries = float(c.trace(ggn=ggn)), {name: _entries(part) for name, part in diagonal.items()}
+    if not math.isfinite(trace):
+        raise ValueError(f"spectrum: the trace must be finite, got {trace}")
     eps = torch.finfo(next(iter(diagonal.values())).dtype).eps
     terms = float(c._passes.sum(lambda rows: _terms(rows, *c._biases)))
     if c.n <= exact_up_to:
@@ -106,8 +97,8 @@ def spectrum(
         largest = values[values.abs().argsort(descending=True)[:k]].tolist()
         negative = int((values < -rounding).sum())
         return Spectrum(
-            ggn, True, trace, entries, rounding, largest, float(values[0]), negative, condition(values, rounding),
-            values, torch.ones_like(values),
+            ggn, True, trace, entries, rounding, largest, float(values[0]), negative,
+            *condition(values, rounding), values, torch.ones_like(values),
         )  # fmt: skip
     density = c.spectral_density(ggn=ggn, probes=PROBES, steps=STEPS, generator=generator)
     top = _eigenvalues(c, ggn, k, "LM", generator)
@@ -117,40 +108,18 @@ def spectrum(
     # a compression has no more negative eigenvalues than the matrix: one probe's Ritz values are at most so many
     below = math.ceil(int((density.values < -rounding).sum()) / PROBES)
     below = max(below, sum(value < -rounding for value in {*(top or ()), *(bottom or ())}))
-    bound = _at_least(c, Null(diagonal, objective), max(known), rounding, generator) if ggn else None
+    null = known_null(diagonal, objective) if ggn else None
     return Spectrum(
-        ggn, False, trace, entries, rounding, top, bottom[0] if bottom else None, below, bound,
+        ggn, False, trace, entries, rounding, top, bottom[0] if bottom else None, below, null, None,
         density.values, c.n * density.weights,
     )  # fmt: skip
 
 
-def condition(values: Tensor, rounding: float) -> Condition:
-    """|λ|max / |λ|min over the eigenvalues (n,) with |λ| > rounding, and how many there are not."""
+def condition(values: Tensor, rounding: float) -> tuple[int, float | None]:
+    """How many of the eigenvalues (n,) are null, |λ| ≤ rounding, and |λ|max / |λ|min of the others, if any."""
     sizes = values.abs()
     above = sizes[sizes > rounding]
-    return Condition(float(above.max() / above.min()) if len(above) else None, len(values) - len(above), False)
-
-
-def _at_least(
-    c: Curvature, null: Null, largest: float, rounding: float, generator: torch.Generator | None
-) -> Condition:
-    """What the GGN's condition is at least, beside its known null directions.
-
-    It is positive semidefinite: vᵀ A v / vᵀ v is at least its smallest eigenvalue there, for every v that is orthogonal
-    to them; Ritz values and diagonal entries are such quotients.
-    """
-    if null.count == c.n:
-        return Condition(None, null.count, True)
-    start = c._random(generator)()
-    krylov = Krylov(c.ggnvp, null.without(start), STEPS, null.without)
-    small = torch.finfo(start.dtype).eps ** 0.5
-    for _ in krylov.steps():
-        if krylov.residual <= small * krylov.largest:
-            break  # all that is left is rounding
-    smallest = min([float(krylov.eigh()[0][0]), *null.quotients])
-    if largest <= rounding:
-        return Condition(None, null.count, True)
-    return Condition(largest / (max(smallest, 0.0) + rounding), null.count, True)
+    return len(values) - len(above), float(above.max() / above.min()) if len(above) else None
 
 
 def _terms(rows: Rows, hidden_bias: bool, output_bias: bool) -> Tensor:
