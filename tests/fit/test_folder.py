@@ -95,3 +95,13 @@ def test_a_process_that_is_killed_between_writing_leaves_no_litter(tmp_path):
     with RunFolder(tmp_path, "seal") as folder:
         folder.keep("kept", b"")
         assert list(content(tmp_path)) == ["kept"]
+
+
+def test_an_interrupt_right_behind_the_mkdir_leaves_no_folder(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempfile.mkdtemp", interrupted)
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path / "new", "seal"):
+        pass
+    assert not (tmp_path / "new").exists()

@@ -21,16 +21,14 @@ class Krylov:
         product: v ↦ A v for v (n,).
         start: v, shape (n,), not 0.
         max_steps: the most products; more than n are never made.
-        without: takes what A maps to 0 out of a vector; ``start`` has no part in it, and so in exact numbers nothing
-            has, but what rounding leaves of it would grow as any end of the spectrum does.
 
     Attributes:
         residual: ‖r‖ after the last step; 0 where the basis has become an invariant subspace.
         largest: the largest entry of T and ‖r‖ so far, a measure of ‖A‖.
     """
 
-    def __init__(self, product: Product, start: Tensor, max_steps: int, without: Product | None = None) -> None:
-        self._product, self._without, self._count = product, without, min(len(start), max_steps)
+    def __init__(self, product: Product, start: Tensor, max_steps: int) -> None:
+        self._product, self._count = product, min(len(start), max_steps)
         self._Q = start.new_empty(0, len(start))
         self._keep(0, start / start.norm())
         self._diagonal: list[float] = []
@@ -89,7 +87,6 @@ class Krylov:
         basis = self._Q[:count]
         for _ in range(2):
             r = r - (basis @ r) @ basis
-            r = r if self._without is None else self._without(r)
         return r
 
 

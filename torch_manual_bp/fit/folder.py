@@ -31,12 +31,20 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         self._new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._staging():
-            return self
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._staging():
+                return self
+        except BaseException:  # Ctrl-C too, which may come right behind the mkdir
+            self._remove_if_new()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._new and error is not None:
+        if error is not None:
+            self._remove_if_new()
+
+    def _remove_if_new(self) -> None:
+        if self._new:
             with suppress(OSError):  # something was written all the same: leave it
                 self.path.rmdir()
 
