@@ -34,7 +34,9 @@ from torch_manual_bp.verify import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASUREMENTS = ("bandwidth", "step", "memory", "usual_loop", "peers", "growth")  # the most important first
+MEASUREMENTS = (  # the most important first
+    "bandwidth", "step", "memory", "usual_loop", "peers", "growth", "curvature", "hessian", "curvature_growth",
+)  # fmt: skip
 CHECKS_SHARE = 0.5  # of the time at most, as long as there is something to measure
 SMALL = ("--large-elements", str(2**20), "--compile-backend", "aot_eager")  # what a CPU is tried with
 

@@ -51,6 +51,7 @@ def test_one_command_asks_everything(monkeypatch, tmp_path, asked, capsys):
     assert run(monkeypatch, "--device", "cpu", "--budget-minutes", "5", "--sanitize", "--out", str(tmp_path)) == 0
     names = [entry[0] for entry in asked]
     questions = ["bandwidth", "step", "memory", "usual_loop", "peers", "growth"]
+    questions += ["curvature", "hessian", "curvature_growth"]
     assert names == [*verify.CHECKS, *questions, "/the/sanitizer"]
     assert sorted(questions) == sorted(bench.QUESTIONS)
     assert 140 < asked[0][2] <= 150 and 290 < asked[-2][3] <= 300  # half of five minutes; what is left

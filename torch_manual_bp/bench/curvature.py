@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from .goals import Goal, Judged
 from .peak import candidate_peak
-from .problem import FLOOR, Candidate, Problem, Shape, matrix_products
+from .problem import FLOOR, GPU_MIDDLING, Candidate, Problem, Shape, matrix_products
 from .report import Question, Row, Settings, as_bytes, as_time
 from .second_order import (
     BACKPACK,
@@ -44,14 +44,15 @@ QUANTITIES = (
 )
 
 
-def measure(settings: Settings, shape: Shape = SHAPE) -> Iterator[Row]:
+def measure(settings: Settings, shape: Shape | None = None) -> Iterator[Row]:
     """A row for each activation and quantity.
 
     Raises:
         BusyMachineError: the floor's own times scatter so much that a row would mean nothing.
     """
     for activation in settings.activations or ACTIVATIONS:
-        problem = Problem(shape, activation, settings.dtype, settings.device)
+        size = shape or (SHAPE if settings.on_cpu else GPU_MIDDLING)
+        problem = Problem(size, activation, settings.dtype, settings.device)
         unit = gradient(problem)
         quick = [unit, *closed_forms(problem), *double_backward(problem)]
         timings, peaks = _in_turn(quick, problem, settings)

@@ -12,18 +12,19 @@ from .second_order import DENSE, FUNC, matrices
 from .timing import time_in_turn
 
 SMALL, LARGE = (256, 20, 64, 10), (256, 64, 128, 10)  # n = 1994 and n = 9610
+GPU = ((2048, 20, 64, 10), (2048, 64, 128, 10))
 WARM_UP = 1.0  # seconds
 PATIENCE = 2.5  # a peer is left out of the rounds where a first call of it took so many times as long as the fastest's
 
 
-def measure(settings: Settings, shapes: Sequence[Shape] = (SMALL, LARGE)) -> Iterator[Row]:
+def measure(settings: Settings, shapes: Sequence[Shape] = ()) -> Iterator[Row]:
     """A row for each net.
 
     Raises:
         BusyMachineError: the floor's own times scatter so much that a row would mean nothing.
     """
     for activation in settings.activations or ("tanh",):
-        for shape in shapes:
+        for shape in shapes or ((SMALL, LARGE) if settings.on_cpu else GPU):
             problem = Problem(shape, activation, settings.dtype, settings.device)
             ours, *peers = matrices(problem)
             rounds = _worth_waiting_for(peers, {FUNC} if shape == SMALL else set())
