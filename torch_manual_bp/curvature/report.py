@@ -40,8 +40,7 @@ def report(
     mlp = objective.mlp
     with torch.no_grad():
         J = _finite("J", float(objective(x, y)))
-    tile_rows = objective.tile_rows if isinstance(objective.tile_rows, int) else None
-    c = Curvature(objective, x, y, tile_rows=tile_rows)
+    c = Curvature(objective, x, y)
     norm = _finite("‖∂J/∂θ‖", float(torch.cat([part.flatten() for part in c.gradient().values()]).norm()))
     generator = torch.Generator(x.device).manual_seed(seed)
     spectra = []
